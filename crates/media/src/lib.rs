@@ -1,0 +1,4 @@
+//! The voice engine, pure: what happens between the microphone and the network, and back.
+//!
+//! No clock is read, no socket or device opened here; time is an argument and every effect an
+//! output. The shell (`cooee-node`) gives it real sound and real packets.

@@ -1,0 +1,4 @@
+//! The shell around the pure machines: sockets, TLS, timers, storage, sound devices, local API.
+//!
+//! It owns every effect and takes no protocol decision: those are in `cooee-proto` and
+//! `cooee-media`.

@@ -1,0 +1,10 @@
+//! Everything that two Cooee programs must agree on, as pure state machines.
+//!
+//! Nothing here owns a clock, a socket, a task, a file, the environment or the operating system's
+//! randomness: time is an argument, randomness is a seed, and every effect is an output to be
+//! polled. The shell (`cooee-node`) and the simulator (`cooee-sim`) run the same code.
+
+#![forbid(unsafe_code)]
+
+pub mod clock;
+pub mod wire;

@@ -1,0 +1,3 @@
+//! The deterministic simulator: the protocol machines by the thousand, in virtual time.
+
+#![forbid(unsafe_code)]
