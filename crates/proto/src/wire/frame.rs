@@ -102,7 +102,9 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_give_a_message_or_an_error(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        fn any_bytes_give_a_message_or_an_error(
+            bytes in prop::collection::vec(any::<u8>(), 0..200),
+        ) {
             let mut decoder = FrameDecoder::default();
             decoder.push(&bytes);
             while let Ok(Some(_)) = decoder.next::<StreamHeader>() {}
