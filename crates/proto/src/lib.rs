@@ -8,4 +8,5 @@
 
 pub mod clock;
 pub mod identity;
+pub mod host_cache;
 pub mod wire;
