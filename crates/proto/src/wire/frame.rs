@@ -78,7 +78,13 @@ mod tests {
     use crate::wire::v1::{SpliceStream, StreamHeader, stream_header::Kind};
 
     fn header(to: Vec<u8>) -> StreamHeader {
-        StreamHeader { kind: Some(Kind::Splice(SpliceStream { to: to.into(), via: Bytes::new() })) }
+        StreamHeader {
+            kind: Some(Kind::Splice(SpliceStream {
+                to: to.into(),
+                via: Bytes::new(),
+                from: Bytes::new(),
+            })),
+        }
     }
 
     proptest! {
