@@ -3,6 +3,7 @@
 //! No clock is read, no socket or device opened here; time is an argument and every effect an
 //! output. The shell (`cooee-node`) gives it real sound and real packets.
 
+pub mod codec;
 pub mod packet;
 
 pub use packet::VoicePacket;
