@@ -9,4 +9,5 @@
 pub mod clock;
 pub mod identity;
 pub mod host_cache;
+pub mod datagram;
 pub mod wire;
