@@ -10,4 +10,5 @@ pub mod clock;
 pub mod identity;
 pub mod host_cache;
 pub mod datagram;
+pub mod login;
 pub mod wire;
