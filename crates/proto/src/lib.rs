@@ -7,8 +7,8 @@
 #![forbid(unsafe_code)]
 
 pub mod clock;
-pub mod identity;
-pub mod host_cache;
 pub mod datagram;
+pub mod host_cache;
+pub mod identity;
 pub mod login;
 pub mod wire;
