@@ -3,3 +3,5 @@
 #![forbid(unsafe_code)]
 
 pub mod link;
+pub mod nat;
+pub mod place;

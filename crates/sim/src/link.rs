@@ -207,8 +207,9 @@ impl Link {
             return Arrivals::default();
         }
         let first = Some(self.arrival(sent));
-        let second = (self.config.duplicate > 0.0 && self.random.random_bool(self.config.duplicate))
-            .then(|| self.arrival(sent));
+        let second = (self.config.duplicate > 0.0
+            && self.random.random_bool(self.config.duplicate))
+        .then(|| self.arrival(sent));
         self.counts.duplicated += u64::from(second.is_some());
         Arrivals { first, second }
     }
@@ -292,12 +293,8 @@ mod tests {
 
     #[test]
     fn jitter_has_the_stated_mean_and_deviation() {
-        let config = LinkConfig {
-            delay_ms: 100.0,
-            jitter_ms: 10.0,
-            reorder: true,
-            ..LinkConfig::default()
-        };
+        let config =
+            LinkConfig { delay_ms: 100.0, jitter_ms: 10.0, reorder: true, ..LinkConfig::default() };
         let (_, delays) = offered(config, 20_000, 20.0);
         let mean = delays.iter().sum::<f64>() / delays.len() as f64;
         let variance = delays.iter().map(|d| (d - mean).powi(2)).sum::<f64>() / delays.len() as f64;

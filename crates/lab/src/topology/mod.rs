@@ -9,58 +9,16 @@
 //! A topology is read from TOML or made by code, checked, and brought up by [`crate::network`].
 
 mod check;
+mod place;
 pub mod plan;
-mod preset;
 
 use serde::{Deserialize, Serialize};
 
 pub use check::TopologyError;
-pub use cooee_sim::link::{LinkConfig, Loss};
-pub use preset::{PRESETS, Preset};
-
-/// How a gateway translates addresses (RFC 4787 sections 4 and 5).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Nat {
-    /// A router: addresses pass unchanged.
-    None,
-    /// Endpoint-independent mapping and filtering ("full cone").
-    FullCone,
-    /// Endpoint-independent mapping, address-dependent filtering.
-    AddressRestricted,
-    /// Endpoint-independent mapping, address- and port-dependent filtering: the paper's.
-    PortRestricted,
-    /// Address- and port-dependent mapping and filtering.
-    Symmetric,
-}
-
-/// What a gateway lets out; answers always come back in.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Firewall {
-    /// Everything.
-    #[default]
-    Open,
-    /// No UDP: the paper's third set-up.
-    NoUdp,
-    /// TCP to port 443 only.
-    Only443,
-    /// Nothing: only the HTTP CONNECT proxy on the gateway gets out.
-    ProxyOnly,
-    /// Nothing at all.
-    Closed,
-}
-
-/// What a firewall does with what it does not let pass.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Refusal {
-    /// The packet vanishes.
-    #[default]
-    Drop,
-    /// The sender is told (TCP reset, ICMP administratively prohibited).
-    Reject,
-}
+pub use cooee_sim::{
+    link::{LinkConfig, Loss},
+    place::{Firewall, Nat, Place, Refusal},
+};
 
 /// Which internet protocols a public side has.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
