@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod call;
 pub mod clock;
 pub mod datagram;
 pub mod host_cache;

@@ -1,0 +1,185 @@
+//! Delivers the messages of one leg in order and exactly once over peer connections that may be
+//! lost and found again, or replay what they carried.
+//!
+//! Each direction counts its messages from 1. The receiver takes only the next number, answers
+//! everything with the highest number it has, and drops the rest; the sender repeats all that is
+//! not acknowledged, in order, when the connection is found again and on a timer.
+
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
+
+use crate::wire::v1::{CallMessage, call_message::Body};
+
+/// Messages that may wait for an acknowledgement; above it the peer is treated as lost. Chosen:
+/// twice what a set-up with all its candidates needs.
+pub(crate) const UNACKNOWLEDGED_MAX: usize = 160;
+
+/// First repetition. Chosen: above any sane round trip, as the stream below already repeats.
+const REPEAT_FIRST: Duration = Duration::from_secs(1);
+
+/// Longest time between repetitions. Chosen.
+const REPEAT_MAX: Duration = Duration::from_secs(4);
+
+/// More messages wait than [`UNACKNOWLEDGED_MAX`].
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Full;
+
+#[derive(Debug, Default)]
+pub(crate) struct Sequencer {
+    sent: u32,
+    received: u32,
+    acknowledged: u32,
+    waiting: VecDeque<(u32, Body)>,
+    repeat_at: Option<Instant>,
+    repeat_after: Duration,
+}
+
+/// What became of a message that arrived.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Arrival {
+    /// It is the next one.
+    Deliver(Body),
+    /// Not numbered.
+    Unnumbered(Option<Body>),
+    /// Seen before, or its predecessor is missing: only the acknowledgement is due again.
+    Again,
+}
+
+impl Sequencer {
+    /// Numbers `body` and keeps it until it is acknowledged.
+    pub(crate) fn send(&mut self, now: Instant, body: Body) -> Result<CallMessage, Full> {
+        // The end of a call must be said even to a peer that took nothing else.
+        if !self.has_room() && !matches!(body, Body::Bye(_)) {
+            return Err(Full);
+        }
+        self.sent += 1;
+        self.waiting.push_back((self.sent, body.clone()));
+        if self.repeat_at.is_none() {
+            self.repeat_after = REPEAT_FIRST;
+            self.repeat_at = Some(now + REPEAT_FIRST);
+        }
+        Ok(self.message(self.sent, Some(body)))
+    }
+
+    /// A message that is not numbered: a keep-alive, or a bare acknowledgement with no body.
+    pub(crate) fn unnumbered(&self, body: Option<Body>) -> CallMessage {
+        self.message(0, body)
+    }
+
+    /// Takes in what arrived.
+    pub(crate) fn receive(&mut self, now: Instant, message: CallMessage) -> Arrival {
+        self.handle_acknowledged(now, message.acknowledged);
+        if message.sequence == 0 {
+            return Arrival::Unnumbered(message.body);
+        }
+        match message.body {
+            Some(body) if message.sequence == self.received.wrapping_add(1) => {
+                self.received = message.sequence;
+                Arrival::Deliver(body)
+            }
+            _ => Arrival::Again,
+        }
+    }
+
+    /// Everything that is not acknowledged, in order.
+    pub(crate) fn repeat(&mut self, now: Instant) -> Vec<CallMessage> {
+        if self.waiting.is_empty() {
+            self.repeat_at = None;
+            return Vec::new();
+        }
+        self.repeat_after = (self.repeat_after * 2).clamp(REPEAT_FIRST, REPEAT_MAX);
+        self.repeat_at = Some(now + self.repeat_after);
+        self.waiting.iter().map(|(n, body)| self.message(*n, Some(body.clone()))).collect()
+    }
+
+    /// Whether one more message may wait.
+    pub(crate) fn has_room(&self) -> bool {
+        self.waiting.len() < UNACKNOWLEDGED_MAX
+    }
+
+    /// Forgets what is not acknowledged.
+    pub(crate) fn abandon(&mut self) {
+        self.waiting.clear();
+        self.repeat_at = None;
+    }
+
+    /// When to repeat.
+    pub(crate) fn repeat_at(&self) -> Option<Instant> {
+        self.repeat_at
+    }
+
+    /// Whether the peer has everything that was sent.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    fn message(&self, sequence: u32, body: Option<Body>) -> CallMessage {
+        CallMessage { call_id: bytes::Bytes::new(), sequence, acknowledged: self.received, body }
+    }
+
+    fn handle_acknowledged(&mut self, now: Instant, acknowledged: u32) {
+        // An acknowledgement of what was never sent is a fault or a forgery by the peer itself:
+        // it concerns only this leg, and ignoring it keeps both sides' numbers.
+        if acknowledged <= self.acknowledged || acknowledged > self.sent {
+            return;
+        }
+        self.acknowledged = acknowledged;
+        while self.waiting.front().is_some_and(|(n, _)| *n <= acknowledged) {
+            self.waiting.pop_front();
+        }
+        self.repeat_after = REPEAT_FIRST;
+        self.repeat_at = (!self.waiting.is_empty()).then(|| now + REPEAT_FIRST);
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::disallowed_methods)] // any moment will do as a beginning
+mod tests {
+    use super::*;
+    use crate::wire::v1::{Bye, CallConfirm, Dtmf};
+
+    fn dtmf(digit: &str) -> Body {
+        Body::Dtmf(Dtmf { digit: digit.into(), duration_ms: 100 })
+    }
+
+    #[test]
+    fn messages_arrive_once_and_in_order_whatever_is_lost_or_replayed() {
+        let now = Instant::now();
+        let (mut alice, mut bob) = (Sequencer::default(), Sequencer::default());
+        let first = alice.send(now, dtmf("1")).expect("room");
+        let second = alice.send(now, dtmf("2")).expect("room");
+        assert_eq!(bob.receive(now, second.clone()), Arrival::Again, "the first is missing");
+        assert_eq!(bob.receive(now, first.clone()), Arrival::Deliver(dtmf("1")));
+        assert_eq!(bob.receive(now, first), Arrival::Again, "a replay");
+        let repeated = alice.repeat(now);
+        assert_eq!(repeated.len(), 2);
+        assert_eq!(bob.receive(now, repeated[0].clone()), Arrival::Again);
+        assert_eq!(bob.receive(now, repeated[1].clone()), Arrival::Deliver(dtmf("2")));
+        assert_eq!(alice.receive(now, bob.unnumbered(None)), Arrival::Unnumbered(None));
+        assert!(alice.is_settled());
+        assert_eq!(alice.repeat_at(), None);
+    }
+
+    #[test]
+    fn an_acknowledgement_of_what_was_never_sent_changes_nothing() {
+        let now = Instant::now();
+        let mut alice = Sequencer::default();
+        alice.send(now, Body::Confirm(CallConfirm::default())).expect("room");
+        let forged = CallMessage { acknowledged: 7, ..CallMessage::default() };
+        alice.receive(now, forged);
+        assert!(!alice.is_settled());
+    }
+
+    #[test]
+    fn the_queue_is_bounded() {
+        let now = Instant::now();
+        let mut alice = Sequencer::default();
+        for _ in 0..UNACKNOWLEDGED_MAX {
+            alice.send(now, dtmf("1")).expect("room");
+        }
+        assert_eq!(alice.send(now, dtmf("1")), Err(Full));
+        assert!(alice.send(now, Body::Bye(Bye::default())).is_ok(), "the end can always be said");
+    }
+}
