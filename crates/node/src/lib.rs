@@ -3,4 +3,5 @@
 //! It owns every effect and takes no protocol decision: those are in `cooee-proto` and
 //! `cooee-media`.
 
+pub mod audio;
 pub mod udp;

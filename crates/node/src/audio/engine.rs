@@ -1,0 +1,216 @@
+//! The audio thread's loop: waits for a deadline or for the sound server, moves blocks.
+//!
+//! ```text
+//!   microphone (paced | device) ──▶ mouth recording ──▶ SoundPath::capture
+//!   SoundPath::playout ──▶ ear recording ──▶ speaker (paced | device)
+//! ```
+//!
+//! A device that is away is stood in for by a paced one: silence is sent, what arrives is played
+//! to nobody, and neither side's delay grows.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    io::Errno,
+};
+
+use super::{
+    AudioEvent,
+    clock::{AudioClock, BLOCK_SAMPLES, MonotonicNs, samples_to_ns},
+    headless::{PacedMicrophone, PacedSpeaker, SpeakerDue},
+    leg::Shared,
+    path::SoundPath,
+    priority,
+    pulse::PulseSession,
+    recorder::Recorder,
+    sources::Source,
+};
+
+/// The loop looks for a stop at least this often.
+const IDLE_NS: u64 = 20_000_000;
+
+/// How often figures are published (chosen).
+const PUBLISH_NS: u64 = 100_000_000;
+
+pub(super) struct Engine<P> {
+    pub(super) path: P,
+    pub(super) microphone: Microphone,
+    pub(super) speaker: Speaker,
+    pub(super) pulse: Option<PulseSession>,
+    pub(super) events: tokio::sync::mpsc::Sender<AudioEvent>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) clock: AudioClock,
+}
+
+pub(super) struct Microphone {
+    pub(super) source: Source,
+    pub(super) is_device: bool,
+    pub(super) recording: Option<Recorder>,
+    paced: Option<PacedMicrophone>,
+    lost_samples: u64,
+}
+
+pub(super) struct Speaker {
+    pub(super) is_device: bool,
+    pub(super) recording: Option<Recorder>,
+    recording_started: bool,
+    paced: Option<PacedSpeaker>,
+}
+
+impl Microphone {
+    pub(super) fn new(source: Source, is_device: bool, recording: Option<Recorder>) -> Self {
+        Self { source, is_device, recording, paced: None, lost_samples: 0 }
+    }
+}
+
+impl Speaker {
+    pub(super) fn new(is_device: bool, recording: Option<Recorder>) -> Self {
+        Self { is_device, recording, recording_started: false, paced: None }
+    }
+}
+
+impl<P: SoundPath> Engine<P> {
+    /// Runs until told to stop.
+    pub(super) fn run(mut self) {
+        self.shared.set_rank(priority::raise_current_thread());
+        let mut publish_at_ns = 0;
+        while !self.shared.stop.load(Ordering::Acquire) {
+            let now_ns = self.clock.now_ns();
+            let now = self.clock.instant(now_ns);
+            if let Some(pulse) = &mut self.pulse {
+                let events = &self.events;
+                pulse.advance(now_ns, &mut |event| drop(events.try_send(event)));
+            }
+            self.path.exchange(now);
+            self.run_microphone(now_ns);
+            self.run_speaker(now_ns);
+            self.path.finish(now);
+            if now_ns >= publish_at_ns {
+                publish_at_ns = now_ns + PUBLISH_NS;
+                self.publish();
+            }
+            self.wait(now_ns);
+        }
+        self.publish();
+    }
+
+    fn run_microphone(&mut self, now_ns: MonotonicNs) {
+        let now = self.clock.instant(now_ns);
+        let mut block = [0.0; BLOCK_SAMPLES];
+        if self.microphone.is_device
+            && let Some(pulse) = &mut self.pulse
+            && pulse.microphone_runs()
+        {
+            self.microphone.paced = None;
+            while pulse.take_block(&mut block) {
+                self.shared.microphone_level.measure(&block);
+                self.path.capture(now, &mut block);
+            }
+            return;
+        }
+        let microphone = &mut self.microphone;
+        if microphone.paced.is_none() {
+            microphone.paced = Some(PacedMicrophone::new(now_ns));
+            if let Some(recording) = &mut microphone.recording {
+                recording.start(now_ns);
+            }
+        }
+        let Some(paced) = &mut microphone.paced else { return };
+        while let Some(position) = paced.next_block(now_ns) {
+            microphone.source.fill(position, &mut block);
+            if let Some(recording) = &mut microphone.recording {
+                let lost = paced.lost_samples();
+                if lost > microphone.lost_samples {
+                    recording.gap(lost - microphone.lost_samples);
+                    microphone.lost_samples = lost;
+                }
+                recording.write(&block);
+            }
+            self.shared.microphone_level.measure(&block);
+            self.path.capture(now, &mut block);
+        }
+    }
+
+    fn run_speaker(&mut self, now_ns: MonotonicNs) {
+        let now = self.clock.instant(now_ns);
+        let mut block = [0.0; BLOCK_SAMPLES];
+        if self.speaker.is_device
+            && let Some(pulse) = &mut self.pulse
+            && pulse.speaker_runs()
+        {
+            self.speaker.paced = None;
+            while pulse.wants_block() {
+                self.path.playout(now, &mut block);
+                self.shared.speaker_level.measure(&block);
+                pulse.play(&block);
+            }
+            return;
+        }
+        let speaker = &mut self.speaker;
+        let paced = speaker.paced.get_or_insert_with(|| PacedSpeaker::new(now_ns));
+        if let (Some(recording), false) = (&mut speaker.recording, speaker.recording_started) {
+            speaker.recording_started = true;
+            recording.start(paced.origin_ns());
+        }
+        while let Some(due) = paced.next_due(now_ns) {
+            match due {
+                SpeakerDue::Block => {
+                    self.path.playout(now, &mut block);
+                    self.shared.speaker_level.measure(&block);
+                    if let Some(recording) = &mut speaker.recording {
+                        recording.write(&block);
+                    }
+                }
+                SpeakerDue::Gap { samples } => {
+                    self.shared.speaker_gaps.fetch_add(1, Ordering::Relaxed);
+                    if let Some(recording) = &mut speaker.recording {
+                        recording.gap(samples);
+                    }
+                }
+            }
+        }
+        let buffer_ns = samples_to_ns(paced.head_start_samples());
+        self.shared.paced_buffer_ns.store(buffer_ns, Ordering::Relaxed);
+    }
+
+    fn wait(&self, now_ns: MonotonicNs) {
+        let paced = [
+            self.microphone.paced.as_ref().map(PacedMicrophone::deadline_ns),
+            self.speaker.paced.as_ref().map(PacedSpeaker::deadline_ns),
+            self.pulse.as_ref().map(PulseSession::deadline_ns),
+        ];
+        let deadline_ns = paced.into_iter().flatten().min().unwrap_or(MonotonicNs::MAX);
+        let deadline_ns = deadline_ns.min(now_ns + IDLE_NS);
+        let span = Duration::from_nanos(deadline_ns.saturating_sub(self.clock.now_ns()));
+        if span.is_zero() {
+            return;
+        }
+        let timeout = Timespec::try_from(span).expect("at most 20 ms");
+        let result = match self.pulse.as_ref().and_then(PulseSession::wait_for) {
+            Some((socket, for_room)) => {
+                let room = if for_room { PollFlags::OUT } else { PollFlags::empty() };
+                poll(&mut [PollFd::from_borrowed_fd(socket, PollFlags::IN | room)], Some(&timeout))
+            }
+            None => poll(&mut [], Some(&timeout)),
+        };
+        debug_assert!(matches!(result, Ok(_) | Err(Errno::INTR)), "{result:?}");
+    }
+
+    fn publish(&self) {
+        if let Some(pulse) = &self.pulse
+            && let Ok(mut devices) = self.shared.devices.try_lock()
+        {
+            *devices = pulse.statistics();
+        }
+        let failed = |r: &Option<Recorder>| r.as_ref().is_some_and(Recorder::has_failed);
+        if failed(&self.microphone.recording) || failed(&self.speaker.recording) {
+            self.shared.recording_failed.store(true, Ordering::Relaxed);
+        }
+        let lost_ns = samples_to_ns(self.microphone.lost_samples);
+        self.shared.microphone_lost_ns.store(lost_ns, Ordering::Relaxed);
+    }
+}
