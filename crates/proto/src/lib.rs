@@ -12,4 +12,5 @@ pub mod datagram;
 pub mod host_cache;
 pub mod identity;
 pub mod login;
+pub mod relay;
 pub mod wire;
