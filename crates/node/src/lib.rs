@@ -5,3 +5,4 @@
 
 pub mod audio;
 pub mod udp;
+pub mod transport;

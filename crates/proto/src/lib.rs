@@ -8,6 +8,7 @@
 
 pub mod call;
 pub mod clock;
+pub mod control;
 pub mod datagram;
 pub mod host_cache;
 pub mod identity;
