@@ -4,6 +4,10 @@
 //! output. The shell (`cooee-node`) gives it real sound and real packets.
 
 pub mod codec;
+pub mod jitter;
+pub mod loss;
 pub mod packet;
+pub mod rate;
+pub mod voice;
 
 pub use packet::VoicePacket;

@@ -1,0 +1,114 @@
+//! When to stretch time, and by how much, so that frames are just in time.
+//!
+//! The *slack* of playout is how long before its last possible moment an undelayed frame arrives:
+//! device time minus media time of the block's end minus the base transit of [`super::delay`].
+//! Device time is filtered by a minimum over 1 s, because a late callback asks no frame earlier.
+//! The controller steers slack to the target delay: far off by stretching, near by slipping single
+//! samples, exactly there not at all. Clock drift on either side shows as slack moving away and
+//! is slipped back, so delay cannot grow over a call.
+
+use super::{delay::WindowedMinimum, sound::Direction};
+
+/// Slack above or below the target, in ms, up to which nothing is done.
+const DEAD_BAND_MS: f64 = 0.3;
+
+/// Excess from which periods are cut out, deficit from which they are repeated. Chosen: below
+/// these a slip of 0.4 % gets there within 1 to 2 s unheard.
+const CUT_MS: f64 = 8.0;
+const REPEAT_MS: f64 = 6.0;
+
+/// Error from which a period is cut or repeated even where it might be heard.
+const URGENT_MS: f64 = 40.0;
+
+/// Excess that is jumped over instead of played fast.
+const JUMP_MS: f64 = 600.0;
+
+/// Fastest slip: one sample in 250 (0.4 %, 7 cents), and slowest worth doing.
+const SLIP_SAMPLES_MIN: f64 = 250.0;
+const SLIP_SAMPLES_MAX: f64 = 4_800.0;
+
+/// What to do before the next block.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Correction {
+    /// Nothing.
+    None,
+    /// Slip one sample over so many.
+    Slip(Direction, usize),
+    /// Cut or repeat one period; the flag says that it is urgent.
+    Stretch(Direction, bool),
+    /// Drop so many milliseconds at once.
+    Jump(f64),
+}
+
+/// The controller.
+#[derive(Clone, Debug)]
+pub struct PlayoutControl {
+    device: WindowedMinimum,
+    slack_ms: f64,
+}
+
+impl Default for PlayoutControl {
+    fn default() -> Self {
+        Self { device: WindowedMinimum::new(1_000.0), slack_ms: 0.0 }
+    }
+}
+
+impl PlayoutControl {
+    /// Notes one block: `end_ms` is the device time of its end by the count of samples played.
+    pub fn observe(&mut self, now_ms: f64, end_ms: f64) {
+        self.device.add(now_ms, now_ms - end_ms);
+    }
+
+    /// Decides; `lag_ms` is the count of samples played minus media time at the block's start.
+    pub fn correct(&mut self, lag_ms: f64, base_ms: f64, target_ms: f64) -> Correction {
+        self.slack_ms = self.device.get() + lag_ms - base_ms;
+        let error_ms = self.slack_ms - target_ms;
+        let (direction, size_ms, limit_ms) = if error_ms > 0.0 {
+            (Direction::Shorter, error_ms, CUT_MS)
+        } else {
+            (Direction::Longer, -error_ms, REPEAT_MS)
+        };
+        if !size_ms.is_finite() || size_ms < DEAD_BAND_MS {
+            Correction::None
+        } else if error_ms > JUMP_MS {
+            Correction::Jump(error_ms)
+        } else if size_ms > limit_ms {
+            Correction::Stretch(direction, size_ms > URGENT_MS)
+        } else {
+            // One sample per 1,000 for each millisecond of error.
+            let samples = (1_000.0 / size_ms).clamp(SLIP_SAMPLES_MIN, SLIP_SAMPLES_MAX);
+            Correction::Slip(direction, samples as usize)
+        }
+    }
+
+    /// Device time by the clock minus by the count of samples played, filtered.
+    pub fn device_ms(&self) -> f64 {
+        self.device.get()
+    }
+
+    /// The slack found by the last decision.
+    pub fn slack_ms(&self) -> f64 {
+        self.slack_ms
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn decide(slack_ms: f64) -> Correction {
+        let mut control = PlayoutControl::default();
+        control.observe(0.0, 0.0);
+        control.correct(slack_ms + 40.0, 40.0, 5.0)
+    }
+
+    #[test]
+    fn near_the_target_it_slips_and_far_from_it_stretches() {
+        assert_eq!(decide(5.1), Correction::None);
+        assert_eq!(decide(7.0), Correction::Slip(Direction::Shorter, 500));
+        assert_eq!(decide(3.0), Correction::Slip(Direction::Longer, 500));
+        assert_eq!(decide(20.0), Correction::Stretch(Direction::Shorter, false));
+        assert_eq!(decide(-60.0), Correction::Stretch(Direction::Longer, true));
+        assert!(matches!(decide(2_000.0), Correction::Jump(_)));
+    }
+}

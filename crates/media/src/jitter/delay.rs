@@ -1,0 +1,242 @@
+//! The smallest playout delay worth having, from when frames become playable.
+//!
+//! A frame's *transit* is when it could first be played (its own packet arrived, or a later one
+//! repaired it) minus its timestamp. The base is the least transit of the last
+//! [`BASE_WINDOW_MS`]; a frame's *lateness* is its transit above the base. Two histograms of
+//! lateness forget with time constants of about 2 s and 15 s. The target is the delay `d` that
+//! minimises `d + COST · P(lateness > d)`: a delay is paid for every millisecond, a missed frame
+//! once. The larger of both histograms' targets holds, so the target rises within a few packets
+//! of the short one and falls as slowly as the long one forgets.
+//!
+//! Times are milliseconds as `f64`: exact to a microsecond for millennia.
+
+/// Window of the base, in ms: long enough to see an undelayed packet in any queue that drains,
+/// short enough that 200 ppm of drift moves it by 2 ms at most. Chosen.
+const BASE_WINDOW_MS: f64 = 10_000.0;
+
+const BASE_BUCKETS: usize = 10;
+
+/// Width of a histogram bin, in ms.
+const BIN_MS: f64 = 1.0;
+
+/// Bins: lateness above 1 s counts as 1 s.
+const BINS: usize = 1_000;
+
+/// Milliseconds of delay that avoiding all loss is worth: 1 % of missed frames costs as much as
+/// 8 ms. Chosen on the conditions of `docs/measurements/voice.md`.
+const LOSS_COST_MS: f64 = 800.0;
+
+/// The least of a stream over a sliding window of time, kept in [`BASE_BUCKETS`] buckets.
+#[derive(Clone, Debug)]
+pub struct WindowedMinimum {
+    bucket_ms: f64,
+    buckets: [f64; BASE_BUCKETS],
+    newest: i64,
+}
+
+impl WindowedMinimum {
+    /// An empty window of `window_ms`.
+    pub fn new(window_ms: f64) -> Self {
+        let bucket_ms = window_ms / BASE_BUCKETS as f64;
+        Self { bucket_ms, buckets: [f64::INFINITY; BASE_BUCKETS], newest: i64::MIN }
+    }
+
+    /// Adds a value seen at `now_ms`.
+    pub fn add(&mut self, now_ms: f64, value: f64) {
+        let bucket = (now_ms / self.bucket_ms) as i64;
+        if self.newest == i64::MIN || bucket - self.newest >= BASE_BUCKETS as i64 {
+            self.buckets.fill(f64::INFINITY);
+            self.newest = bucket;
+        }
+        while self.newest < bucket {
+            self.newest += 1;
+            self.buckets[self.newest.rem_euclid(BASE_BUCKETS as i64) as usize] = f64::INFINITY;
+        }
+        let held = &mut self.buckets[self.newest.rem_euclid(BASE_BUCKETS as i64) as usize];
+        *held = held.min(value);
+    }
+
+    /// The least value of the window; infinite when it is empty.
+    pub fn get(&self) -> f64 {
+        self.buckets.iter().copied().fold(f64::INFINITY, f64::min)
+    }
+}
+
+/// Lateness with exponential forgetting.
+#[derive(Clone, Debug)]
+struct Histogram {
+    bins: Box<[f64; BINS]>,
+    total: f64,
+    time_constant_ms: f64,
+}
+
+impl Histogram {
+    fn new(time_constant_ms: f64) -> Self {
+        Self { bins: Box::new([0.0; BINS]), total: 0.0, time_constant_ms }
+    }
+
+    fn add(&mut self, lateness_ms: f64, frame_ms: f64) {
+        let keep = (-frame_ms / self.time_constant_ms).exp();
+        for bin in self.bins.iter_mut() {
+            *bin *= keep;
+        }
+        self.total = self.total * keep + 1.0;
+        let bin = ((lateness_ms / BIN_MS).max(0.0) as usize).min(BINS - 1);
+        self.bins[bin] += 1.0;
+    }
+
+    /// The delay with the least cost.
+    fn target_ms(&self) -> f64 {
+        if self.total < 1.0 {
+            return 0.0;
+        }
+        let mut late = self.total;
+        let (mut best_cost, mut best_ms) = (f64::INFINITY, 0.0);
+        for (index, bin) in self.bins.iter().enumerate() {
+            late -= bin;
+            if *bin <= 0.0 && index > 0 {
+                continue;
+            }
+            let delay_ms = (index + 1) as f64 * BIN_MS;
+            let cost = delay_ms + LOSS_COST_MS * (late / self.total).max(0.0);
+            if cost < best_cost {
+                (best_cost, best_ms) = (cost, delay_ms);
+            }
+        }
+        best_ms
+    }
+}
+
+/// Turns arrivals into a target.
+#[derive(Clone, Debug)]
+pub struct DelayEstimator {
+    base: WindowedMinimum,
+    short: Histogram,
+    long: Histogram,
+    target_ms: f64,
+    arrivals: u64,
+    jitter_ms: f64,
+    last_transit_ms: Option<f64>,
+}
+
+impl Default for DelayEstimator {
+    fn default() -> Self {
+        Self {
+            base: WindowedMinimum::new(BASE_WINDOW_MS),
+            short: Histogram::new(2_000.0),
+            long: Histogram::new(15_000.0),
+            target_ms: 0.0,
+            arrivals: 0,
+            jitter_ms: 0.0,
+            last_transit_ms: None,
+        }
+    }
+}
+
+impl DelayEstimator {
+    /// A packet arrived in its own right: moves the base and the jitter, and counts as playable.
+    pub fn arrived(&mut self, now_ms: f64, transit_ms: f64, frame_ms: f64) {
+        self.base.add(now_ms, transit_ms);
+        if let Some(last) = self.last_transit_ms.replace(transit_ms) {
+            // RFC 3550 section 6.4.1.
+            self.jitter_ms += ((transit_ms - last).abs() - self.jitter_ms) / 16.0;
+        }
+        self.playable(transit_ms, frame_ms);
+    }
+
+    /// A frame became playable, by its own packet or by repair.
+    pub fn playable(&mut self, transit_ms: f64, frame_ms: f64) {
+        self.arrivals += 1;
+        let lateness_ms = transit_ms - self.base.get();
+        self.short.add(lateness_ms, frame_ms);
+        self.long.add(lateness_ms, frame_ms);
+        self.target_ms = self.short.target_ms().max(self.long.target_ms());
+    }
+
+    /// The delay above the base to aim at.
+    pub fn target_ms(&self) -> f64 {
+        self.target_ms
+    }
+
+    /// The base: the least transit of late.
+    pub fn base_ms(&self) -> f64 {
+        self.base.get()
+    }
+
+    /// Interarrival jitter of RFC 3550 section 6.4.1.
+    pub fn jitter_ms(&self) -> f64 {
+        self.jitter_ms
+    }
+
+    /// Frames counted.
+    pub fn arrivals(&self) -> u64 {
+        self.arrivals
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_steady_stream_needs_one_millisecond() {
+        let mut delay = DelayEstimator::default();
+        for packet in 0..500 {
+            delay.arrived(f64::from(packet) * 10.0, 40.2, 10.0);
+        }
+        assert!(delay.target_ms() <= 1.0);
+    }
+
+    #[test]
+    fn the_target_covers_most_of_a_wide_distribution() {
+        let mut delay = DelayEstimator::default();
+        for packet in 0..3_000 {
+            let transit = 40.0 + f64::from(packet * 7 % 31);
+            delay.arrived(f64::from(packet) * 20.0, transit, 20.0);
+        }
+        assert!((26.0..=31.0).contains(&delay.target_ms()), "{}", delay.target_ms());
+    }
+
+    #[test]
+    fn it_rises_within_a_second_and_falls_slowly() {
+        let mut delay = DelayEstimator::default();
+        let mut now = 0.0;
+        let mut feed = |delay: &mut DelayEstimator, seconds: i32, jitter: f64| {
+            for packet in 0..seconds * 100 {
+                now += 10.0;
+                let late = if packet % 5 == 0 { jitter } else { 0.0 };
+                delay.arrived(now, 40.0 + late, 10.0);
+            }
+        };
+        feed(&mut delay, 20, 0.0);
+        feed(&mut delay, 1, 30.0);
+        assert!(delay.target_ms() >= 30.0);
+        feed(&mut delay, 4, 30.0);
+        feed(&mut delay, 3, 0.0);
+        assert!(delay.target_ms() >= 30.0);
+        feed(&mut delay, 60, 0.0);
+        assert!(delay.target_ms() <= 2.0, "{}", delay.target_ms());
+    }
+
+    #[test]
+    fn one_spike_does_not_raise_the_delay_to_its_height() {
+        let mut delay = DelayEstimator::default();
+        for packet in 0..3_000 {
+            let late = if (1_000..1_010).contains(&packet) { 300.0 } else { 0.0 };
+            delay.arrived(f64::from(packet) * 10.0, 40.0 + late, 10.0);
+            assert!(delay.target_ms() < 100.0);
+        }
+    }
+
+    #[test]
+    fn the_window_forgets_its_minimum() {
+        let mut minimum = WindowedMinimum::new(1_000.0);
+        minimum.add(0.0, 5.0);
+        minimum.add(500.0, 9.0);
+        assert_eq!(minimum.get(), 5.0);
+        minimum.add(1_200.0, 8.0);
+        assert_eq!(minimum.get(), 8.0);
+        minimum.add(9_000.0, 20.0);
+        assert_eq!(minimum.get(), 20.0);
+    }
+}

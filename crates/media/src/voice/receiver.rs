@@ -1,0 +1,519 @@
+//! The ear's end: packets in when they like, blocks of sound out when the device asks.
+//!
+//! [`handle_packet`](VoiceReceiver::handle_packet) unwraps, repairs and stores; nothing is decoded
+//! before it is due. [`playout`](VoiceReceiver::playout) decodes as much as the block needs. When
+//! the frame that is due is missing:
+//!
+//! - later frames are there: it is lost. In-band or deep redundancy of the next frame fills the
+//!   gap if there is any, concealment otherwise, and media time goes on;
+//! - nothing is there: it may only be late. Concealment plays and media time stands still (*debt*).
+//!   When frames come back, a small debt is paid by skipping what it covered; a large one (a delay
+//!   spike) is kept as delay, so that no word is lost, and played off a little faster.
+
+use std::time::Instant;
+
+use super::{PAYLOAD_TYPE_OPUS, PAYLOAD_TYPE_REDUNDANT, ReceiverStatistics, VoiceConfig};
+use crate::{
+    VoicePacket,
+    codec::{
+        CodecError, DredState, FRAME_SAMPLES_MAX, FRAME_SAMPLES_MIN, OpusDecoder, SAMPLES_PER_MS,
+        opus,
+    },
+    jitter::{
+        buffer::{Frame, FrameBuffer, Insertion},
+        control::{Correction, PlayoutControl},
+        delay::DelayEstimator,
+        sound::{Direction, SoundQueue},
+    },
+    loss::{Payload, RepairWindow},
+    rate::{Feedback, log::ArrivalLog},
+};
+
+/// Debt up to which what concealment covered is skipped: 30 ms. Chosen.
+const DEBT_SKIPPED_MAX: usize = 30 * SAMPLES_PER_MS;
+
+/// Longest standstill of media time: 200 ms. After that time goes on without sound.
+const DEBT_MAX: usize = 200 * SAMPLES_PER_MS;
+
+/// A gap in timestamps that is jumped, not concealed: 1 s (a hold, a sender that restarted).
+const GAP_MAX: i64 = 1_000 * SAMPLES_PER_MS as i64;
+
+/// A packet this far from the last one in sequence starts a new stream.
+const SEQUENCE_JUMP_MAX: u64 = 3_000;
+
+/// Concealment is made in pieces of at most 10 ms, so that it never runs past a late frame.
+const CONCEALED_AT_ONCE: usize = 10 * SAMPLES_PER_MS;
+
+/// Deep redundancy is looked for this far back from a packet, in samples: 1 s.
+const DEEP_SAMPLES_MAX: usize = 48_000;
+
+const SAMPLES_PER_MS_F64: f64 = SAMPLES_PER_MS as f64;
+
+/// Where the stream stands.
+struct Playing {
+    /// Media time up to which sound was made.
+    tail: i64,
+    /// Packet number of the frame decoded last.
+    decoded: Option<u64>,
+    /// Samples of concealment played while media time stood still.
+    debt: usize,
+    /// Length of the frame decoded last.
+    frame_samples: usize,
+}
+
+/// Turns packets into sound.
+pub struct VoiceReceiver {
+    config: VoiceConfig,
+    decoder: OpusDecoder,
+    deep: DredState,
+    deep_of: Option<(u64, usize)>,
+    buffer: FrameBuffer,
+    repair: RepairWindow,
+    delay: DelayEstimator,
+    control: PlayoutControl,
+    sound: SoundQueue,
+    log: ArrivalLog,
+    start: Option<Instant>,
+    newest: Option<(u64, i64)>,
+    playing: Option<Playing>,
+    produced: u64,
+    last_stretch: u64,
+    /// Samples by which the delay is short of its target.
+    deficit: i64,
+    missed: MissedShare,
+    statistics: ReceiverStatistics,
+}
+
+/// Share of frames concealed of late, for reports.
+#[derive(Default)]
+struct MissedShare {
+    concealed: f64,
+    all: f64,
+}
+
+impl MissedShare {
+    fn add(&mut self, samples: usize, concealed: bool) {
+        // Forgets with a time constant of 2 s.
+        let keep = (-(samples as f64) / 96_000.0).exp();
+        self.all = self.all * keep + samples as f64;
+        self.concealed = self.concealed * keep + if concealed { samples as f64 } else { 0.0 };
+    }
+
+    fn get(&self) -> f64 {
+        if self.all > 0.0 { self.concealed / self.all } else { 0.0 }
+    }
+}
+
+impl VoiceReceiver {
+    /// A receiver. Allocates all it will need.
+    ///
+    /// # Errors
+    /// [`CodecError`] when the codec cannot be created or refuses the configuration.
+    pub fn new(config: VoiceConfig) -> Result<Self, CodecError> {
+        let mut decoder = OpusDecoder::new()?;
+        decoder.set_complexity(config.decoder_complexity)?;
+        Ok(Self {
+            config,
+            decoder,
+            deep: DredState::new()?,
+            deep_of: None,
+            buffer: FrameBuffer::default(),
+            repair: RepairWindow::default(),
+            delay: DelayEstimator::default(),
+            control: PlayoutControl::default(),
+            sound: SoundQueue::default(),
+            log: ArrivalLog::default(),
+            start: None,
+            newest: None,
+            playing: None,
+            produced: 0,
+            last_stretch: 0,
+            deficit: 0,
+            missed: MissedShare::default(),
+            statistics: ReceiverStatistics::default(),
+        })
+    }
+
+    fn ms(&mut self, now: Instant) -> f64 {
+        let start = *self.start.get_or_insert(now);
+        now.saturating_duration_since(start).as_secs_f64() * 1e3
+    }
+
+    /// Takes a packet from the path.
+    pub fn handle_packet(&mut self, now: Instant, packet: VoicePacket) {
+        let now_ms = self.ms(now);
+        let (frame, parity) = match packet.payload_type {
+            PAYLOAD_TYPE_OPUS => (&packet.payload[..], None),
+            PAYLOAD_TYPE_REDUNDANT => match Payload::parse(&packet.payload) {
+                Ok(p) => (p.frame, Some((p.code, p.symbol_bytes, p.parity))),
+                Err(_) => {
+                    self.statistics.malformed += 1;
+                    return;
+                }
+            },
+            _ => {
+                self.statistics.malformed += 1;
+                return;
+            }
+        };
+        let Ok(samples) = opus::packet_samples(frame) else {
+            self.statistics.malformed += 1;
+            return;
+        };
+        let (number, timestamp) = self.unwrap(&packet);
+        if self.repair.received(number) {
+            self.statistics.duplicates += 1;
+            return;
+        }
+        match self.buffer.insert(number, timestamp, samples, false, frame) {
+            // A duplicate here was repaired before its own packet came, whose arrival still counts.
+            Insertion::Kept | Insertion::Duplicate => {}
+            Insertion::TooLong | Insertion::TooOld => return,
+        }
+        let frame_ms = samples as f64 / SAMPLES_PER_MS_F64;
+        let transit_ms = now_ms - timestamp as f64 / SAMPLES_PER_MS_F64;
+        self.delay.arrived(now_ms, transit_ms, frame_ms);
+        self.statistics.packets += 1;
+        self.count_lateness(timestamp + samples as i64);
+        let queueing_ms = transit_ms - self.delay.base_ms();
+        let wire_bytes = packet.payload.len() + self.config.overhead_bytes;
+        self.log.arrived(now_ms, number, queueing_ms, wire_bytes);
+        self.repair(now_ms, number, frame, parity);
+    }
+
+    fn count_lateness(&mut self, end: i64) {
+        if self.playing.as_ref().is_some_and(|playing| end <= playing.tail) {
+            self.statistics.late += 1;
+        }
+    }
+
+    fn repair(
+        &mut self,
+        now_ms: f64,
+        number: u64,
+        frame: &[u8],
+        parity: Option<(crate::loss::Code, usize, &[u8])>,
+    ) {
+        let Self { repair, buffer, delay, statistics, playing, .. } = self;
+        repair.receive(number, frame, parity, &mut |packet, frame| {
+            let Ok(samples) = opus::packet_samples(frame) else { return };
+            // Its time follows from a neighbour: frames of a stream follow each other without gap.
+            let next = buffer.get(packet + 1).map(|next| next.timestamp - samples as i64);
+            let timestamp = next.or_else(|| {
+                let before = buffer.get(packet.checked_sub(1)?)?;
+                Some(before.timestamp + before.samples as i64)
+            });
+            let timestamp = timestamp.or_else(|| {
+                // Several lost in a row: counted from the packet that repaired them, whose frames
+                // since then were as long as this one.
+                let newest = buffer.get(number)?;
+                Some(newest.timestamp - (number - packet) as i64 * samples as i64)
+            });
+            let Some(timestamp) = timestamp else { return };
+            if buffer.insert(packet, timestamp, samples, true, frame) == Insertion::Kept {
+                let frame_ms = samples as f64 / SAMPLES_PER_MS_F64;
+                delay.playable(now_ms - timestamp as f64 / SAMPLES_PER_MS_F64, frame_ms);
+                let end = timestamp + samples as i64;
+                if playing.as_ref().is_some_and(|playing| end <= playing.tail) {
+                    statistics.late += 1;
+                } else {
+                    statistics.repaired += 1;
+                }
+            }
+        });
+    }
+
+    /// Unwraps sequence number and timestamp; starts over when the stream did.
+    fn unwrap(&mut self, packet: &VoicePacket) -> (u64, i64) {
+        if let Some((number, timestamp)) = self.newest {
+            let ahead = packet.sequence.wrapping_sub(number as u16) as i16;
+            let elapsed = packet.timestamp.wrapping_sub(timestamp as u32) as i32;
+            let continues = u64::from(ahead.unsigned_abs()) <= SEQUENCE_JUMP_MAX;
+            let unwrapped = number.checked_add_signed(i64::from(ahead));
+            if let Some(unwrapped) = unwrapped.filter(|_| continues) {
+                let timestamp = timestamp + i64::from(elapsed);
+                if unwrapped > number {
+                    self.statistics.lost += unwrapped - number - 1;
+                    self.newest = Some((unwrapped, timestamp));
+                } else if !self.repair.received(unwrapped) {
+                    // It was counted as lost and was only out of order.
+                    self.statistics.lost = self.statistics.lost.saturating_sub(1);
+                }
+                return (unwrapped, timestamp);
+            }
+            self.restart();
+        }
+        // Far from zero, so that numbers before the first one exist.
+        let first =
+            (u64::from(packet.sequence) + (1 << 32), i64::from(packet.timestamp) + (1 << 40));
+        self.newest = Some(first);
+        first
+    }
+
+    fn restart(&mut self) {
+        self.buffer.clear();
+        self.repair = RepairWindow::default();
+        self.delay = DelayEstimator::default();
+        self.log = ArrivalLog::default();
+        self.playing = None;
+    }
+
+    /// Fills a block for the device; `now` is when it asks.
+    pub fn playout(&mut self, now: Instant, out: &mut [f32]) {
+        let now_ms = self.ms(now);
+        let block_ms = out.len() as f64 / SAMPLES_PER_MS_F64;
+        let end_ms = self.produced as f64 / SAMPLES_PER_MS_F64 + block_ms;
+        self.control.observe(now_ms, end_ms);
+        self.begin();
+        self.correct(out.len());
+        if self.playing.is_some() {
+            while self.sound.len() < self.sound.needed(out.len()) {
+                self.decode_next();
+            }
+        }
+        self.sound.pull(out);
+        self.produced += out.len() as u64;
+        self.statistics.played_samples += out.len() as u64;
+        let lag_ms = self.lag_ms();
+        self.statistics.playout_delay_ms =
+            self.control.device_ms() + lag_ms - self.delay.base_ms() + block_ms;
+    }
+
+    /// Output time minus media time of the next sample to be played, in ms.
+    fn lag_ms(&self) -> f64 {
+        let Some(playing) = &self.playing else { return 0.0 };
+        let media = playing.tail as f64 + playing.debt as f64 - self.sound.len() as f64;
+        (self.produced as f64 - media) / SAMPLES_PER_MS_F64
+    }
+
+    fn target_ms(&self) -> f64 {
+        let known = self.delay.target_ms() + self.config.margin_ms;
+        // Before about 300 ms of packets the distribution says little.
+        if self.delay.arrivals() < 20 { known.max(self.config.initial_slack_ms) } else { known }
+    }
+
+    /// Starts to play when the first frame has come, at the right distance from it.
+    fn begin(&mut self) {
+        if self.playing.is_some() {
+            return;
+        }
+        let Some(first) = self.buffer.next_from(i64::MIN / 2) else { return };
+        // The slack the controller would see if the first sample came right now.
+        let (timestamp, samples) = (first.timestamp, first.samples);
+        let lag_ms = (self.produced as f64 - timestamp as f64) / SAMPLES_PER_MS_F64;
+        let slack_ms = self.control.device_ms() + lag_ms - self.delay.base_ms();
+        let wait_ms = (self.target_ms() - slack_ms).clamp(0.0, 500.0);
+        let wait = (wait_ms * SAMPLES_PER_MS_F64) as usize;
+        const SILENCE: [f32; 480] = [0.0; 480];
+        self.sound.clear();
+        for at in (0..wait).step_by(SILENCE.len()) {
+            self.sound.push(&SILENCE[..(wait - at).min(SILENCE.len())]);
+        }
+        self.playing =
+            Some(Playing { tail: timestamp, decoded: None, debt: 0, frame_samples: samples });
+    }
+
+    /// Keeps the slack at its target.
+    fn correct(&mut self, block: usize) {
+        if self.playing.is_none() {
+            return;
+        }
+        let target_ms = self.target_ms();
+        let correction = self.control.correct(self.lag_ms(), self.delay.base_ms(), target_ms);
+        self.statistics.target_ms = target_ms;
+        self.statistics.slack_ms = self.control.slack_ms();
+        let deficit_ms = (target_ms - self.control.slack_ms()).max(0.0);
+        self.deficit = (deficit_ms * SAMPLES_PER_MS_F64) as i64;
+        match correction {
+            Correction::None => {}
+            Correction::Slip(direction, samples) => {
+                self.sound.start_slip(direction, samples);
+            }
+            Correction::Stretch(direction, urgent) => self.stretch(block, direction, urgent),
+            Correction::Jump(ms) => {
+                let samples = (ms * SAMPLES_PER_MS_F64) as usize;
+                let skipped = self.sound.skip(samples);
+                self.statistics.cut_samples += samples as u64;
+                if let Some(playing) = &mut self.playing {
+                    playing.tail += (samples - skipped) as i64;
+                }
+            }
+        }
+    }
+
+    fn stretch(&mut self, block: usize, direction: Direction, urgent: bool) {
+        // At most one period in 20 ms when it is urgent, in 60 ms otherwise.
+        let pause = if urgent { 20 } else { 60 } * SAMPLES_PER_MS as u64;
+        if self.produced < self.last_stretch + pause {
+            return;
+        }
+        while self.sound.len() < block.max(direction.samples_needed()) {
+            let Some(playing) = &self.playing else { return };
+            if self.buffer.next_from(playing.tail).is_none_or(|f| f.timestamp > playing.tail) {
+                return;
+            }
+            self.decode_next();
+        }
+        let moved = self.sound.stretch(direction, urgent) as u64;
+        if moved > 0 {
+            self.last_stretch = self.produced;
+            match direction {
+                Direction::Shorter => self.statistics.cut_samples += moved,
+                Direction::Longer => self.statistics.repeated_samples += moved,
+            }
+        }
+    }
+
+    /// Makes at least one more sample, or moves media time on.
+    fn decode_next(&mut self) {
+        let Some(playing) = &mut self.playing else { return };
+        let tail = playing.tail;
+        let Some(next) = self.buffer.next_from(tail) else {
+            let samples = playing.frame_samples.min(CONCEALED_AT_ONCE);
+            self.conceal_late(samples);
+            return;
+        };
+        let gap = next.timestamp - tail;
+        if playing.debt > 0 {
+            let debt = core::mem::take(&mut playing.debt) as i64;
+            // As much as the delay is short of its target is kept as delay in any case.
+            let excess = (debt - self.deficit).max(0);
+            if gap > 0 || excess <= DEBT_SKIPPED_MAX as i64 {
+                // What the concealment covered is lost, or not worth the delay.
+                playing.tail += excess.min(gap.max(DEBT_SKIPPED_MAX as i64));
+            }
+            return;
+        }
+        if gap <= 0 {
+            let number = next.packet;
+            self.decode_frame(number);
+        } else if gap > GAP_MAX {
+            playing.tail = next.timestamp;
+        } else {
+            let number = next.packet;
+            self.fill_gap(number, gap as usize);
+        }
+    }
+
+    /// Nothing is there: plays on while media time stands still, up to a bound.
+    fn conceal_late(&mut self, samples: usize) {
+        let mut sound = [0.0; CONCEALED_AT_ONCE];
+        let samples = samples.next_multiple_of(FRAME_SAMPLES_MIN).min(CONCEALED_AT_ONCE);
+        self.conceal_into(&mut sound[..samples]);
+        if let Some(playing) = &mut self.playing {
+            playing.debt += samples;
+            if playing.debt > DEBT_MAX {
+                playing.debt -= samples;
+                playing.tail += samples as i64;
+            }
+        }
+    }
+
+    fn conceal_into(&mut self, sound: &mut [f32]) {
+        if self.decoder.conceal(sound).is_err() {
+            sound.fill(0.0);
+        }
+        self.sound.push(sound);
+        self.statistics.concealed_samples += sound.len() as u64;
+        self.missed.add(sound.len(), true);
+    }
+
+    /// The frame that is due is lost and `number` comes after it.
+    fn fill_gap(&mut self, number: u64, gap: usize) {
+        let Some(next) = self.buffer.take(number) else { return };
+        let mut sound = [0.0; FRAME_SAMPLES_MAX];
+        let aligned = gap.next_multiple_of(FRAME_SAMPLES_MIN).min(FRAME_SAMPLES_MAX);
+        let in_band = gap == next.samples && opus::has_in_band_redundancy(next.payload());
+        let filled = if in_band {
+            let made = self.decoder.decode_in_band_redundancy(next.payload(), &mut sound[..gap]);
+            made.ok()
+        } else {
+            self.decode_deep(&next, gap, &mut sound[..aligned.min(CONCEALED_AT_ONCE)])
+        };
+        self.buffer.put_back(next);
+        let samples = match filled {
+            Some(samples) => samples.min(gap),
+            None => {
+                let samples = aligned.min(CONCEALED_AT_ONCE);
+                if self.decoder.conceal(&mut sound[..samples]).is_err() {
+                    sound[..samples].fill(0.0);
+                }
+                samples.min(gap)
+            }
+        };
+        self.sound.push(&sound[..samples]);
+        self.statistics.concealed_samples += samples as u64;
+        self.missed.add(samples, true);
+        if let Some(playing) = &mut self.playing {
+            playing.tail += samples as i64;
+        }
+    }
+
+    /// Fills `sound` from the deep redundancy of `next`, which starts `gap` samples later.
+    fn decode_deep(&mut self, next: &Frame, gap: usize, sound: &mut [f32]) -> Option<usize> {
+        if self.deep_of.is_none_or(|(packet, _)| packet != next.packet) {
+            let covered = self.deep.parse(next.payload(), DEEP_SAMPLES_MAX).unwrap_or(0);
+            self.deep_of = Some((next.packet, covered));
+        }
+        let (_, covered) = self.deep_of?;
+        if covered < gap {
+            return None;
+        }
+        self.decoder.decode_deep_redundancy(&self.deep, gap, sound).ok()
+    }
+
+    fn decode_frame(&mut self, number: u64) {
+        self.mend_state(number);
+        let Some(frame) = self.buffer.take(number) else { return };
+        let mut sound = [0.0; FRAME_SAMPLES_MAX];
+        let made = self.decoder.decode(frame.payload(), &mut sound);
+        let (timestamp, samples) = (frame.timestamp, frame.samples);
+        self.buffer.recycle(frame);
+        let made = made.unwrap_or_else(|_| {
+            // Bytes that look like Opus and are not: conceal as long as they claimed to be.
+            sound[..samples].fill(0.0);
+            samples
+        });
+        let Some(playing) = &mut self.playing else { return };
+        let played_already = usize::try_from(playing.tail - timestamp).unwrap_or(0).min(made);
+        playing.tail = timestamp + made as i64;
+        playing.decoded = Some(number);
+        playing.frame_samples = made;
+        self.sound.push(&sound[played_already..made]);
+        self.missed.add(made - played_already, false);
+        let tail = playing.tail;
+        self.buffer.drop_before(tail);
+    }
+
+    /// Frames that came after their time but before their successor was decoded still teach the
+    /// decoder what its state should be.
+    fn mend_state(&mut self, number: u64) {
+        let Some(decoded) = self.playing.as_ref().and_then(|playing| playing.decoded) else {
+            return;
+        };
+        let mut sound = [0.0; FRAME_SAMPLES_MAX];
+        for late in number.saturating_sub(2).max(decoded + 1)..number {
+            if let Some(frame) = self.buffer.take(late) {
+                let _ = self.decoder.decode(frame.payload(), &mut sound);
+                self.buffer.recycle(frame);
+            }
+        }
+    }
+
+    /// The next report for the sender, when one is due.
+    pub fn poll_feedback(&mut self, now: Instant) -> Option<Feedback> {
+        let now_ms = self.ms(now);
+        let mut feedback = self.log.poll(now_ms)?;
+        feedback.missed = (self.missed.get() * 255.0).round() as u8;
+        feedback.playout_delay_ms = self.statistics.playout_delay_ms.clamp(0.0, 65_535.0) as u16;
+        Some(feedback)
+    }
+
+    /// Counts so far.
+    pub fn statistics(&self) -> ReceiverStatistics {
+        let mut statistics = self.statistics;
+        statistics.jitter_ms = self.delay.jitter_ms();
+        statistics.queued_ms = self.sound.len() as f64 / SAMPLES_PER_MS_F64;
+        statistics
+    }
+}

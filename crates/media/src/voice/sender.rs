@@ -1,0 +1,220 @@
+//! The mouth's end: blocks of sound in, packets out.
+//!
+//! Sound collects until a frame is complete; the frame is encoded at the operating point that
+//! [`crate::rate`] holds for the path, and leaves with parity of earlier frames if the point asks
+//! for it. Two encoders stand ready, one of low delay and one for speech: the one that was idle is
+//! first fed the last frame, so that the change is not heard.
+
+use std::time::Instant;
+
+use super::{
+    PAYLOAD_BYTES_MAX, PAYLOAD_TYPE_OPUS, PAYLOAD_TYPE_REDUNDANT, SenderStatistics, VoiceConfig,
+    config::OperatingPoint, pool::PayloadPool,
+};
+use crate::{
+    VoicePacket,
+    codec::{Application, Bandwidth, CodecError, FRAME_SAMPLES_MAX, OpusEncoder},
+    loss::{COVERED_FRAME_BYTES_MAX, Payload, SendWindow},
+    rate::{Feedback, RateControl},
+};
+
+/// The last frame's end that a newly chosen encoder hears first: 20 ms.
+const PRIMING_SAMPLES: usize = 960;
+
+/// Turns sound into packets.
+pub struct VoiceSender {
+    config: VoiceConfig,
+    low_delay: OpusEncoder,
+    speech: OpusEncoder,
+    point: OperatingPoint,
+    rate: RateControl,
+    window: SendWindow,
+    pool: PayloadPool,
+    /// [`PRIMING_SAMPLES`] of the past, then the frame being collected.
+    sound: Vec<f32>,
+    packet: u64,
+    timestamp: u32,
+    talking: bool,
+    statistics: SenderStatistics,
+}
+
+impl VoiceSender {
+    /// A sender. Allocates all it will need.
+    ///
+    /// # Errors
+    /// [`CodecError`] when the codec cannot be created or refuses the configuration.
+    pub fn new(config: VoiceConfig) -> Result<Self, CodecError> {
+        let rate = RateControl::new(&config);
+        let point = config.fixed.unwrap_or_else(|| rate.point());
+        let mut sender = Self {
+            low_delay: OpusEncoder::new(Application::LowDelay)?,
+            speech: OpusEncoder::new(Application::Voip)?,
+            point,
+            rate,
+            window: SendWindow::default(),
+            pool: PayloadPool::default(),
+            sound: Vec::with_capacity(PRIMING_SAMPLES + FRAME_SAMPLES_MAX),
+            // 2^16 packets before the first: earlier numbers exist, so nothing can underflow.
+            packet: u64::from(config.initial_sequence) + 65_536,
+            timestamp: config.initial_timestamp,
+            talking: false,
+            statistics: SenderStatistics::default(),
+            config,
+        };
+        sender.sound.resize(PRIMING_SAMPLES, 0.0);
+        for encoder in [&mut sender.low_delay, &mut sender.speech] {
+            encoder.set_variable_bit_rate(config.variable_bit_rate)?;
+            encoder.set_complexity(config.encoder_complexity)?;
+            encoder.set_voice(true)?;
+        }
+        sender.apply_point()?;
+        Ok(sender)
+    }
+
+    /// Takes captured sound (any length) and emits a packet for each frame that it completes.
+    pub fn capture(&mut self, now: Instant, sound: &[f32], emit: &mut dyn FnMut(VoicePacket)) {
+        let mut rest = sound;
+        while !rest.is_empty() {
+            let frame = self.point.frame.samples();
+            let wanted = PRIMING_SAMPLES + frame - self.sound.len().min(PRIMING_SAMPLES + frame);
+            let (taken, left) = rest.split_at(wanted.min(rest.len()));
+            self.sound.extend_from_slice(taken);
+            rest = left;
+            if self.sound.len() >= PRIMING_SAMPLES + frame {
+                self.emit_frame(now, frame, emit);
+                self.sound.drain(..frame);
+                self.change_point();
+            }
+        }
+    }
+
+    /// Takes a report of the receiver.
+    pub fn handle_feedback(&mut self, now: Instant, feedback: &Feedback) {
+        self.rate.handle_feedback(now, feedback);
+    }
+
+    /// Says what each packet costs on the path now in use, in header bytes.
+    pub fn set_overhead_bytes(&mut self, overhead_bytes: usize) {
+        self.config.overhead_bytes = overhead_bytes;
+        self.rate.set_overhead_bytes(overhead_bytes);
+    }
+
+    /// The path changed: what was learnt of the old one no longer holds.
+    pub fn path_changed(&mut self) {
+        self.rate.path_changed();
+    }
+
+    /// The point of operation in use.
+    pub fn operating_point(&self) -> OperatingPoint {
+        self.point
+    }
+
+    /// Counts so far.
+    pub fn statistics(&self) -> SenderStatistics {
+        let mut statistics = self.statistics;
+        self.rate.report(&mut statistics);
+        let look_ahead_ms = match self.point.application {
+            Application::LowDelay => 2.5,
+            Application::Voip | Application::Audio => 6.5,
+        };
+        statistics.mouth_to_ear_ms = statistics.round_trip_ms.map(|round_trip_ms| {
+            f64::from(self.point.frame.ms())
+                + look_ahead_ms
+                + round_trip_ms / 2.0
+                + statistics.remote_playout_delay_ms
+        });
+        statistics
+    }
+
+    fn encoder(&mut self) -> &mut OpusEncoder {
+        match self.point.application {
+            Application::LowDelay => &mut self.low_delay,
+            Application::Voip | Application::Audio => &mut self.speech,
+        }
+    }
+
+    fn emit_frame(&mut self, now: Instant, frame: usize, emit: &mut dyn FnMut(VoicePacket)) {
+        let mut payload = [0; PAYLOAD_BYTES_MAX];
+        let mut opus = [0; PAYLOAD_BYTES_MAX];
+        let frame_bytes = self.point.frame_bytes().min(PAYLOAD_BYTES_MAX - 1);
+        let sound = &self.sound[PRIMING_SAMPLES..PRIMING_SAMPLES + frame];
+        let encoder = match self.point.application {
+            Application::LowDelay => &mut self.low_delay,
+            Application::Voip | Application::Audio => &mut self.speech,
+        };
+        let limit = if self.config.variable_bit_rate { opus.len() } else { frame_bytes };
+        match encoder.encode(sound, &mut opus[..limit]) {
+            Ok(bytes) => {
+                let redundant = self.add_redundancy(&opus[..bytes], &mut payload);
+                let (payload_type, payload) = match redundant {
+                    Some(length) => (PAYLOAD_TYPE_REDUNDANT, &payload[..length]),
+                    None => (PAYLOAD_TYPE_OPUS, &opus[..bytes]),
+                };
+                let packet = VoicePacket {
+                    sequence: self.packet as u16,
+                    timestamp: self.timestamp,
+                    payload_type,
+                    marker: !self.talking,
+                    payload: self.pool.payload(payload),
+                };
+                self.talking = true;
+                self.statistics.packets += 1;
+                self.statistics.payload_bytes += packet.payload.len() as u64;
+                self.rate.sent(now, packet.sequence, packet.payload.len());
+                self.window.remember(self.packet, &opus[..bytes]);
+                self.packet += 1;
+                emit(packet);
+            }
+            Err(_) => self.statistics.encode_errors += 1,
+        }
+        self.timestamp = self.timestamp.wrapping_add(frame as u32);
+    }
+
+    /// Writes frame and parity; `None` when the frame goes out alone.
+    fn add_redundancy(&self, frame: &[u8], payload: &mut [u8]) -> Option<usize> {
+        if frame.len() > COVERED_FRAME_BYTES_MAX {
+            return None;
+        }
+        let code = self.window.usable(self.point.code?, self.packet)?;
+        let symbol_bytes = self.window.symbol_bytes(code, self.packet);
+        let at = Payload::write_head(code, frame, symbol_bytes, payload)?;
+        let end = at + usize::from(code.parity) * symbol_bytes;
+        self.window.write_parity(code, self.packet, symbol_bytes, &mut payload[at..end]);
+        Some(end)
+    }
+
+    /// Between frames: goes to the point that the rate control asks for now.
+    fn change_point(&mut self) {
+        let wanted = self.config.fixed.unwrap_or_else(|| self.rate.point());
+        if wanted == self.point {
+            return;
+        }
+        let primed = wanted.application != self.point.application;
+        self.point = wanted;
+        // Settings in range are never refused; a refusal would leave the old setting in place.
+        let _ = self.apply_point();
+        if primed {
+            let mut past = [0.0; PRIMING_SAMPLES];
+            past.copy_from_slice(&self.sound[..PRIMING_SAMPLES]);
+            let mut discarded = [0; PAYLOAD_BYTES_MAX];
+            let encoder = self.encoder();
+            let _ = encoder.reset();
+            let _ = encoder.encode(&past, &mut discarded);
+        }
+    }
+
+    fn apply_point(&mut self) -> Result<(), CodecError> {
+        let point = self.point;
+        let expected_loss = (self.rate.path_loss() * 100.0).clamp(0.0, 100.0) as u8;
+        let encoder = self.encoder();
+        encoder.set_bit_rate(point.codec_bits_per_s)?;
+        encoder.set_in_band_redundancy(point.in_band)?;
+        encoder.set_deep_redundancy(point.deep_10ms)?;
+        let uncovered = if point.code.is_some() { expected_loss / 4 } else { expected_loss };
+        encoder.set_expected_loss(uncovered)?;
+        encoder.set_bandwidth(match point.application {
+            Application::LowDelay if point.codec_bits_per_s >= 28_000 => Some(Bandwidth::Full),
+            _ => None,
+        })
+    }
+}

@@ -1,0 +1,225 @@
+//! The voice engine end to end in virtual time: mouth, a link made of delays and losses, ear.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use cooee_media::{
+    VoicePacket,
+    codec::{Application, FrameDuration},
+    loss::Code,
+    voice::{OperatingPoint, VoiceConfig, VoiceReceiver, VoiceSender},
+};
+
+const BLOCK: usize = 240;
+
+/// A voice-like sound: harmonics of a gliding pitch in syllables.
+fn voice(samples: usize) -> Vec<f32> {
+    let mut phase = 0.0_f32;
+    (0..samples)
+        .map(|i| {
+            let seconds = i as f32 / 48_000.0;
+            phase += core::f32::consts::TAU * (130.0 + 40.0 * (seconds * 3.0).sin()) / 48_000.0;
+            let loud = (seconds * 4.0 * core::f32::consts::PI).sin().max(0.0);
+            (1..20).map(|k| (phase * k as f32).sin() / k as f32).sum::<f32>() * 0.1 * loud
+        })
+        .collect()
+}
+
+struct Call {
+    sender: VoiceSender,
+    receiver: VoiceReceiver,
+    start: Instant,
+    /// Packets on the way, by arrival in µs and order.
+    way: BTreeMap<(u64, u64), VoicePacket>,
+    sent: u64,
+    heard: Vec<f32>,
+}
+
+impl Call {
+    fn new(config: VoiceConfig) -> Self {
+        Self {
+            sender: VoiceSender::new(config).unwrap(),
+            receiver: VoiceReceiver::new(config).unwrap(),
+            start: Instant::now(),
+            way: BTreeMap::new(),
+            sent: 0,
+            heard: Vec::new(),
+        }
+    }
+
+    /// Runs over `sound`; `link` gives each packet's delay in µs, or `None` to lose it. The
+    /// sender's clock is fast by `drift_ppm`.
+    fn run(
+        &mut self,
+        sound: &[f32],
+        drift_ppm: f64,
+        mut link: impl FnMut(u64) -> Option<u64>,
+        mut each: impl FnMut(f64, &VoiceReceiver),
+    ) {
+        let blocks = sound.len() / BLOCK;
+        let capture_us = |i: usize| ((i + 1) as f64 * 5_000.0 * (1.0 - drift_ppm * 1e-6)) as u64;
+        let play_us = |i: usize| i as u64 * 5_000 + 1_700;
+        let (mut captured, mut played) = (0, 0);
+        while captured < blocks || played < blocks {
+            let next = capture_us(captured).min(play_us(played));
+            let arrival = self.way.first_key_value().map(|((at, _), _)| *at);
+            if let Some(at) = arrival.filter(|at| *at <= next) {
+                let (_, packet) = self.way.pop_first().unwrap();
+                self.receiver.handle_packet(self.at(at), packet);
+                continue;
+            }
+            if captured < blocks && capture_us(captured) <= play_us(played) {
+                let now_us = capture_us(captured);
+                let now = self.at(now_us);
+                let block = &sound[captured * BLOCK..(captured + 1) * BLOCK];
+                let (way, sent) = (&mut self.way, &mut self.sent);
+                self.sender.capture(now, block, &mut |packet| {
+                    if let Some(delay_us) = link(*sent) {
+                        way.insert((now_us + delay_us, *sent), packet);
+                    }
+                    *sent += 1;
+                });
+                captured += 1;
+            } else if played < blocks {
+                let now_us = play_us(played);
+                let now = self.at(now_us);
+                let mut block = [0.0; BLOCK];
+                self.receiver.playout(now, &mut block);
+                self.heard.extend(block);
+                if let Some(feedback) = self.receiver.poll_feedback(now) {
+                    self.sender.handle_feedback(now, &feedback);
+                }
+                each(now_us as f64 / 1e6, &self.receiver);
+                played += 1;
+            } else {
+                break;
+            }
+        }
+    }
+
+    fn at(&self, us: u64) -> Instant {
+        self.start + Duration::from_micros(us)
+    }
+}
+
+/// The shift, in samples, at which `heard` matches `sound` best around `at`, and the correlation.
+fn shift(sound: &[f32], heard: &[f32], at: usize, length: usize) -> (usize, f32) {
+    let score = |shift: usize| {
+        let a = &sound[at..at + length];
+        let b = &heard[at + shift..at + shift + length];
+        let dot = |x: &[f32], y: &[f32]| x.iter().zip(y).map(|(x, y)| x * y).sum::<f32>();
+        dot(a, b) / (dot(a, a) * dot(b, b)).sqrt().max(1e-9)
+    };
+    let best = (0..9_600).step_by(4).max_by(|a, b| score(*a).total_cmp(&score(*b))).unwrap();
+    let fine =
+        (best.saturating_sub(4)..best + 5).max_by(|a, b| score(*a).total_cmp(&score(*b))).unwrap();
+    (fine, score(fine))
+}
+
+fn fixed(
+    frame: FrameDuration,
+    application: Application,
+    bits: u32,
+    code: Option<Code>,
+) -> VoiceConfig {
+    let point = OperatingPoint {
+        frame,
+        application,
+        codec_bits_per_s: bits,
+        code,
+        in_band: false,
+        deep_10ms: 0,
+    };
+    VoiceConfig { fixed: Some(point), initial_sequence: 65_500, ..VoiceConfig::default() }
+}
+
+#[test]
+fn on_a_quiet_path_the_engine_adds_less_than_twenty_four_milliseconds() {
+    let sound = voice(48_000 * 8);
+    let mut call = Call::new(VoiceConfig::default());
+    call.run(&sound, 0.0, |_| Some(200), |_, _| {});
+    let (shift, correlation) = shift(&sound, &call.heard, 48_000 * 5, 24_000);
+    let ms = shift as f64 / 48.0;
+    let statistics = call.receiver.statistics();
+    println!("{ms:.2} ms, correlation {correlation:.4}, {statistics:?}");
+    assert!(correlation > 0.97);
+    assert!(ms < 24.0, "{ms} ms");
+    assert_eq!((statistics.lost, statistics.late), (0, 0));
+}
+
+#[test]
+fn loss_that_redundancy_covers_is_not_heard() {
+    let sound = voice(48_000 * 10);
+    let code = Some(Code::new(1, 1, 1, 8));
+    let mut call = Call::new(fixed(FrameDuration::Ms20, Application::Voip, 16_000, code));
+    call.run(&sound, 0.0, |packet| (packet % 6 != 3).then_some(20_000), |_, _| {});
+    let statistics = call.receiver.statistics();
+    println!("{statistics:?}");
+    assert!(statistics.repaired > 70, "{statistics:?}");
+    assert!(statistics.concealed_samples < 48_000 / 4, "{statistics:?}");
+}
+
+#[test]
+fn jitter_raises_the_delay_and_quiet_lowers_it_again() {
+    let sound = voice(48_000 * 60);
+    let mut call = Call::new(VoiceConfig::default());
+    let link = |packet: u64| {
+        let jitter = if (1_000..2_000).contains(&packet) { packet * 7_919 % 40_000 } else { 0 };
+        Some(20_000 + jitter)
+    };
+    let mut delays = BTreeMap::new();
+    call.run(&sound, 0.0, link, |seconds, receiver| {
+        delays.insert((seconds * 1e3) as u64, receiver.statistics().playout_delay_ms);
+    });
+    let at = |ms: u64| *delays.range(ms..).next().unwrap().1;
+    println!("{} {} {} {:?}", at(9_500), at(19_500), at(58_000), call.receiver.statistics());
+    assert!(at(9_500) < 12.0);
+    assert!((25.0..60.0).contains(&at(19_500)));
+    assert!(at(58_000) < 12.0);
+}
+
+#[test]
+fn drift_of_two_hundred_ppm_either_way_never_moves_the_delay() {
+    let sound = voice(48_000 * 10);
+    for ppm in [-200.0, 200.0] {
+        let mut call = Call::new(VoiceConfig::default());
+        let long: Vec<f32> = sound.repeat(12);
+        let (mut least, mut most) = (f64::INFINITY, 0.0_f64);
+        call.run(
+            &long,
+            ppm,
+            |_| Some(20_000),
+            |seconds, receiver| {
+                if seconds > 5.0 {
+                    let delay = receiver.statistics().playout_delay_ms;
+                    (least, most) = (least.min(delay), most.max(delay));
+                }
+            },
+        );
+        println!("{ppm}: {least} to {most} {:?}", call.receiver.statistics());
+        assert!(most - least < 10.0, "{ppm} ppm: {least} to {most} ms");
+    }
+}
+
+#[test]
+fn reordered_packets_are_played_in_order() {
+    let sound = voice(48_000 * 8);
+    let mut call = Call::new(VoiceConfig::default());
+    call.run(&sound, 0.0, |p| Some(if p % 10 == 0 { 35_000 } else { 20_000 }), |_, _| {});
+    let (_, correlation) = shift(&sound, &call.heard, 48_000 * 5, 24_000);
+    assert!(correlation > 0.97, "{correlation}");
+}
+
+#[test]
+fn a_delay_spike_costs_no_words_and_leaves_no_delay() {
+    let sound = voice(48_000 * 20);
+    let mut call = Call::new(VoiceConfig::default());
+    let link =
+        |p: u64| Some(20_000 + if (1_000..1_015).contains(&p) { (1_015 - p) * 10_000 } else { 0 });
+    let mut last = 0.0;
+    call.run(&sound, 0.0, link, |_, receiver| last = receiver.statistics().playout_delay_ms);
+    println!("{last} {:?}", call.receiver.statistics());
+    assert!(last < 40.0, "{last} ms");
+}
