@@ -8,10 +8,12 @@
 
 pub mod call;
 pub mod clock;
+pub mod contacts;
 pub mod control;
 pub mod datagram;
 pub mod host_cache;
 pub mod identity;
+pub mod im;
 pub mod login;
 pub mod relay;
 pub mod wire;

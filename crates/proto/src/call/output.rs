@@ -35,7 +35,7 @@ pub enum Output {
         call: CallId,
         /// The remote device of the leg.
         peer: NodeId,
-        /// The caller controls ICE (RFC 8445 section 6.1.1) and is the DTLS server.
+        /// The caller controls ICE (RFC 8445 section 6.1.1) and is the DTLS client.
         controlling: bool,
         /// Use relayed candidates only, and send nothing from any other address.
         relay_only: bool,

@@ -159,7 +159,9 @@ impl Call {
         let is_answer = leg.media.answering == Some(local.generation);
         if is_answer {
             leg.media.answering = None;
-        } else if leg.media.restarting != Some(local.generation) {
+        } else if leg.media.restarting.is_some() {
+            leg.media.restarting = Some(local.generation);
+        } else {
             return;
         }
         let update =
