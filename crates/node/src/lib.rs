@@ -6,3 +6,5 @@
 pub mod audio;
 pub mod udp;
 pub mod transport;
+
+pub mod storage;

@@ -1,0 +1,189 @@
+//! The login server's database: SQLite in a file, or PostgreSQL shared by several login servers.
+//!
+//! One SQL text serves both. What must hold between several servers is enforced by the database
+//! itself: unique names and skeletons by constraints, single use of tokens and versions of sealed
+//! data by conditional updates inside one transaction. An answered change is durable: PostgreSQL
+//! flushes its log at commit, SQLite runs with WAL and `synchronous=FULL`.
+
+mod accounts;
+mod devices;
+mod error;
+mod operator;
+mod schema;
+mod sealed;
+
+use std::time::Duration;
+
+use cooee_proto::{
+    clock::UnixTime,
+    identity::NetworkId,
+    login::{StorageAnswer, StorageFault, StorageRequest},
+};
+use sha2::{Digest, Sha256};
+use sqlx::{
+    Any, AnyConnection, AnyPool, Connection, SqlSafeStr, Transaction,
+    any::{AnyPoolOptions, install_default_drivers},
+};
+
+pub use error::StorageError;
+pub use operator::{DeviceEntry, Statistics, TokenEntry, TokenKind, UserEntry};
+
+/// Connections to the database at once (chosen: PostgreSQL allows 100 to all its clients).
+const CONNECTIONS_MAX: u32 = 16;
+
+/// A device that did not renew for so long must log in with the password again.
+const DEVICE_FORGOTTEN_AFTER: Duration = Duration::from_secs(90 * 86_400);
+
+/// An open database.
+#[derive(Clone, Debug)]
+pub struct Storage {
+    pool: AnyPool,
+    backend: Backend,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Backend {
+    Sqlite,
+    Postgres,
+}
+
+impl Storage {
+    /// Opens the database at `url` (`sqlite:PATH` or `postgres://…`), creating or migrating its
+    /// tables. Refuses a database that belongs to another network.
+    pub async fn open(url: &str, network: NetworkId) -> Result<Self, StorageError> {
+        install_default_drivers();
+        let backend = Backend::of(url)?;
+        let url = match backend {
+            Backend::Sqlite if !url.contains('?') => format!("{url}?mode=rwc"),
+            _ => url.to_owned(),
+        };
+        let mut options = AnyPoolOptions::new()
+            .max_connections(CONNECTIONS_MAX)
+            .acquire_timeout(Duration::from_secs(10));
+        if backend == Backend::Sqlite {
+            options = options.after_connect(|connection, _| Box::pin(set_pragmas(connection)));
+        }
+        // A pool hides why it cannot connect; one connection of its own tells.
+        let probe = async {
+            let mut connection = AnyConnection::connect(&url).await?;
+            if backend == Backend::Sqlite {
+                set_pragmas(&mut connection).await?;
+            }
+            connection.close().await
+        };
+        probe.await.map_err(|error| StorageError::open(&url, error))?;
+        let pool = options.connect(&url).await.map_err(|e| StorageError::open(&url, e))?;
+        let storage = Self { pool, backend };
+        storage.migrate().await?;
+        storage.claim(network).await?;
+        Ok(storage)
+    }
+
+    /// Answers a question of the login protocol.
+    pub async fn perform(&self, request: StorageRequest) -> Result<StorageAnswer, StorageFault> {
+        self.answer(request).await.map_err(|error| {
+            tracing::error!(%error, "the database failed");
+            error.fault()
+        })
+    }
+
+    /// Whether the database answers.
+    pub async fn check(&self) -> Result<(), StorageError> {
+        sqlx::query("SELECT 1").execute(&self.pool).await?;
+        Ok(())
+    }
+
+    /// Ends all connections, after what is under way.
+    pub async fn close(&self) {
+        self.pool.close().await;
+    }
+
+    async fn answer(&self, request: StorageRequest) -> Result<StorageAnswer, StorageError> {
+        use StorageRequest as Q;
+        match request {
+            Q::Policy => Ok(StorageAnswer::Policy(self.policy().await?)),
+            Q::CheckName { name, code } => self.check_name(&name, &code).await,
+            Q::CreateAccount { now, account } => self.create_account(now, &account).await,
+            Q::FindAccount { name } => self.find_account(&name).await,
+            Q::AddDevice { now, user, device } => self.add_device(now, &user, &device).await,
+            Q::RenewDevice { now, device, addresses } => {
+                self.renew_device(now, &device, &addresses).await
+            }
+            Q::EnrolSuperNode { now, token, device, addresses } => {
+                self.enrol_super_node(now, &token, &device, &addresses).await
+            }
+            Q::ReplacePassword { user, record } => self.replace_password(&user, &record).await,
+            Q::RemoveAccount { now, user } => {
+                self.remove_account(now, &user).await.map(|_| StorageAnswer::Done)
+            }
+            Q::RemoveDevice { now, user, node } => {
+                self.remove_device(now, user.as_ref(), node).await
+            }
+            Q::ListDevices { user } => self.list_devices(&user).await,
+            Q::LookUpUser { text, prefix } => self.look_up(&text, prefix).await,
+            Q::SetProfile { user, display_name, hidden } => {
+                self.set_profile(&user, &display_name, hidden).await
+            }
+            Q::PutSealed { user, slot, replaces_version, data } => {
+                self.put_sealed(&user, slot, replaces_version, &data).await
+            }
+            Q::GetSealed { user, slot } => self.get_sealed(&user, slot).await,
+            Q::Network { now } => {
+                let mut connection = self.pool.acquire().await?;
+                self.network_record(&mut connection, now).await
+            }
+        }
+    }
+
+    /// A transaction that will write; SQLite takes the write lock at once, so that it cannot fail
+    /// later for having read before.
+    async fn begin(&self) -> Result<Transaction<'static, Any>, StorageError> {
+        Ok(match self.backend {
+            Backend::Sqlite => self.pool.begin_with("BEGIN IMMEDIATE".into_sql_str()).await?,
+            Backend::Postgres => self.pool.begin().await?,
+        })
+    }
+}
+
+/// WAL and FULL: a commit is on the disk when it is answered. 10 s: as the pool's own patience.
+const SQLITE_PRAGMAS: [&str; 4] = [
+    "PRAGMA busy_timeout = 10000",
+    "PRAGMA journal_mode = WAL",
+    "PRAGMA synchronous = FULL",
+    "PRAGMA foreign_keys = ON",
+];
+
+async fn set_pragmas(connection: &mut AnyConnection) -> Result<(), sqlx::Error> {
+    for pragma in SQLITE_PRAGMAS {
+        sqlx::raw_sql(pragma).execute(&mut *connection).await?;
+    }
+    Ok(())
+}
+
+impl Backend {
+    fn of(url: &str) -> Result<Self, StorageError> {
+        match url.split_once(':') {
+            Some(("sqlite", _)) => Ok(Self::Sqlite),
+            Some(("postgres" | "postgresql", _)) => Ok(Self::Postgres),
+            _ => Err(StorageError::Url(url.to_owned())),
+        }
+    }
+}
+
+/// Codes and tokens are kept as hashes: a copy of the database opens no door.
+fn token_hash(token: &str) -> String {
+    Sha256::digest(token).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// SQL knows signed numbers only.
+fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+fn unsigned(number: i64) -> u64 {
+    u64::try_from(number).unwrap_or(0)
+}
+
+fn millis(at: UnixTime) -> i64 {
+    signed(at.0)
+}

@@ -1,0 +1,3 @@
+//! What several tests of the shell need.
+
+pub(crate) mod postgres;
