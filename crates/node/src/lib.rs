@@ -4,7 +4,7 @@
 //! `cooee-media`.
 
 pub mod audio;
-pub mod udp;
 pub mod transport;
+pub mod udp;
 
 pub mod storage;

@@ -23,7 +23,9 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Connection, MuxStream, TransportError, connection::printable, read_frame, write_frame};
+use super::{
+    Connection, MuxStream, TransportError, connection::printable, read_frame, write_frame,
+};
 
 /// Time for the Hello of the other side.
 const HELLO_TIME: Duration = Duration::from_secs(10);
