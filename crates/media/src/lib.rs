@@ -9,5 +9,6 @@ pub mod loss;
 pub mod packet;
 pub mod rate;
 pub mod voice;
+pub mod session;
 
 pub use packet::VoicePacket;

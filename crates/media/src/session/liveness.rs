@@ -1,0 +1,525 @@
+//! The part of a session that notices deafness and chooses paths, by what the reports say.
+//!
+//! Each side reports on the path of its media every 250 ms (3 s on hold), on the warm path
+//! every 500 ms, on the others now and then. Silence on the way in makes it report at once on
+//! every path that works and send its voice twice; a report that says "I hear nothing on your
+//! media path" makes the other side switch. So the death of a relay costs the 200 ms until
+//! silence is suspicious and one way through the network. A path on which only one direction
+//! died is replaced for that direction alone.
+
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+
+use super::{
+    Direction, LocalPath, MediaSession, Output, PathKind, Phase, SessionEvent, TimerReason,
+    path::{Path, PathNumber},
+    profile::CIPHER,
+    report::{ENTRIES_MAX, Heard, Report},
+};
+
+/// Silence while voice flows that is suspicious (chosen: ten packets of 20 ms).
+const SILENCE_MIN: Duration = Duration::from_millis(200);
+/// Reports while something is wrong, per path.
+const TROUBLE_INTERVAL: Duration = Duration::from_millis(100);
+/// Reports on the warm path.
+const WARM_INTERVAL: Duration = Duration::from_millis(500);
+/// Reports on hold: the paper's keep-alive.
+const HOLD_INTERVAL: Duration = Duration::from_secs(3);
+/// Reports on other paths that work.
+const OTHER_INTERVAL: Duration = Duration::from_secs(5);
+/// Attempts on paths that never worked, while the media is not direct: UDP tried again.
+const RETRY_INTERVAL: Duration = Duration::from_secs(3);
+/// The same while the media is direct, or on hold.
+const IDLE_RETRY_INTERVAL: Duration = Duration::from_secs(15);
+/// A path whose last confirmation is older does not count as working.
+const FRESH: Duration = Duration::from_millis(2_000);
+/// The same for paths that are neither media nor warm, and on hold.
+const FRESH_SLOW: Duration = Duration::from_millis(11_000);
+/// How long voice leaves twice after a suspicion.
+const DUPLICATION: Duration = Duration::from_millis(500);
+/// Nothing heard for so long, on any path: say so.
+const DEAF_AFTER: Duration = Duration::from_millis(1_800);
+/// Then: lost, and a restart is wanted.
+const LOST_AFTER: Duration = Duration::from_secs(6);
+/// At most one answer to a probe on the same path within this.
+const ANSWER_SPACING: Duration = Duration::from_millis(40);
+/// No direct path so long after it was first tried: another local port may do.
+const NEW_PORT_AFTER: Duration = Duration::from_secs(4);
+const NEW_PORTS_MAX: u32 = 2;
+
+/// What the session remembers about hearing and being heard.
+#[derive(Debug)]
+pub(super) struct Liveness {
+    pub(super) media: Option<PathNumber>,
+    pub(super) warm: Option<PathNumber>,
+    pub(super) hold: bool,
+    pub(super) first_path: Option<(LocalPath, SocketAddr)>,
+    media_since: Instant,
+    heard_at: Instant,
+    voice_heard_at: Option<Instant>,
+    voice_spacing: Duration,
+    voice_sent_at: Option<Instant>,
+    peer_next: Duration,
+    suspect_since: Option<Instant>,
+    deaf_told: bool,
+    lost_told: bool,
+    duplicate_until: Option<Instant>,
+    direct_tried_at: Option<Instant>,
+    new_ports: u32,
+}
+
+impl Liveness {
+    pub(super) fn new(now: Instant) -> Self {
+        Self {
+            media: None,
+            warm: None,
+            hold: false,
+            first_path: None,
+            media_since: now,
+            heard_at: now,
+            voice_heard_at: None,
+            voice_spacing: Duration::from_millis(20),
+            voice_sent_at: None,
+            peer_next: WARM_INTERVAL,
+            suspect_since: None,
+            deaf_told: false,
+            lost_told: false,
+            duplicate_until: None,
+            direct_tried_at: None,
+            new_ports: 0,
+        }
+    }
+
+    pub(super) fn note_voice_sent(&mut self, now: Instant) {
+        self.voice_sent_at = Some(now);
+    }
+
+    pub(super) fn note_direct_tried(&mut self, now: Instant) {
+        self.direct_tried_at = Some(now);
+    }
+
+    fn in_trouble(&self, now: Instant) -> bool {
+        self.suspect_since.is_some() || self.duplicate_until.is_some_and(|until| until > now)
+    }
+
+    /// Silence longer than this is suspicious.
+    fn silence_max(&self) -> Duration {
+        let flowing = self.voice_heard_at.is_some_and(|at| {
+            at + Duration::from_secs(1) > self.heard_at && at >= self.media_since
+        });
+        if flowing && !self.hold {
+            SILENCE_MIN.max(self.voice_spacing * 4)
+        } else {
+            self.peer_next * 2 + Duration::from_millis(300)
+        }
+    }
+
+    fn is_sending_voice(&self, now: Instant) -> bool {
+        self.voice_sent_at.is_some_and(|at| at + Duration::from_millis(150) > now)
+    }
+}
+
+impl MediaSession {
+    pub(super) fn note_first_path(&mut self, via: LocalPath, to: SocketAddr) {
+        if self.phase == Phase::Connecting {
+            self.liveness.first_path = Some((via, to));
+        }
+    }
+
+    /// The keys exist: the path on which the handshake ran is the first media path.
+    pub(super) fn become_secure(&mut self, now: Instant) {
+        if self.phase != Phase::Connecting {
+            return;
+        }
+        self.phase = Phase::Secure;
+        self.statistics.cipher = Some(CIPHER);
+        self.statistics.setup = Some(now.saturating_duration_since(self.started_at));
+        self.liveness.heard_at = now;
+        let first = self.liveness.first_path.or(self.arrival);
+        let number = first.and_then(|(via, to)| self.ensure_path(now, via, to));
+        if let Some(path) = number.and_then(|number| self.paths.get_mut(number)) {
+            // The handshake went both ways here.
+            path.confirmed_at = Some(now);
+            path.heard_at = Some(now);
+            let path = path.description;
+            self.outputs.push_back(Output::Event(SessionEvent::Connected { path, cipher: CIPHER }));
+        }
+        self.set_media(now, number);
+        self.spread_paths(now);
+        self.send_due_reports(now);
+    }
+
+    fn set_media(&mut self, now: Instant, number: Option<PathNumber>) {
+        self.liveness.media = number;
+        self.liveness.media_since = now;
+        let Some(path) = number.and_then(|number| self.paths.get_mut(number)) else { return };
+        path.next_report = now;
+        if let (LocalPath::Relay(id), remote) = (path.description.local, path.description.remote) {
+            if let Some(relay) = self.relays.get_mut(&id) {
+                relay.bind_channel(now, remote);
+            }
+        }
+    }
+
+    /// The media moves to a path that works.
+    fn switch(&mut self, now: Instant, number: PathNumber) {
+        if self.liveness.media == Some(number) {
+            return;
+        }
+        self.set_media(now, Some(number));
+        self.statistics.path_changes += 1;
+        if let Some(path) = self.paths.get(number) {
+            let changed = SessionEvent::PathChanged(path.description);
+            self.outputs.push_back(Output::Event(changed));
+        }
+    }
+
+    /// An encrypted voice packet leaves on the media path, and on the warm one when in doubt.
+    pub(super) fn send_voice_bytes(&mut self, now: Instant, bytes: Vec<u8>) {
+        let media = self.liveness.media;
+        if self.liveness.in_trouble(now) {
+            let other = self
+                .liveness
+                .warm
+                .or_else(|| self.paths.best(now, FRESH_SLOW, media).map(|path| path.number));
+            if let Some(path) = other.and_then(|number| self.paths.get(number)) {
+                let path = path.description;
+                self.send_via(now, path.local, path.remote, bytes.clone());
+            }
+        }
+        if let Some(path) = media.and_then(|number| self.paths.get(number)) {
+            let path = path.description;
+            self.send_via(now, path.local, path.remote, bytes);
+        }
+    }
+
+    /// An authenticated packet came in: its path is alive in this direction.
+    fn heard(&mut self, now: Instant) -> Option<PathNumber> {
+        let (via, from) = self.arrival?;
+        let number = self.ensure_path(now, via, from)?;
+        self.paths.get_mut(number)?.heard_at = Some(now);
+        Some(number)
+    }
+
+    fn heard_media(&mut self, now: Instant) {
+        let liveness = &mut self.liveness;
+        liveness.heard_at = now;
+        liveness.suspect_since = None;
+        liveness.deaf_told = false;
+        if std::mem::take(&mut liveness.lost_told) {
+            self.outputs.push_back(Output::Event(SessionEvent::PathRestored));
+        }
+    }
+
+    pub(super) fn heard_voice(&mut self, now: Instant) {
+        self.heard(now);
+        if let Some(last) = self.liveness.voice_heard_at {
+            let gap = now.saturating_duration_since(last).min(Duration::from_millis(100));
+            let spacing = &mut self.liveness.voice_spacing;
+            *spacing = *spacing * 15 / 16 + gap / 16;
+        }
+        self.liveness.voice_heard_at = Some(now);
+        self.heard_media(now);
+    }
+
+    pub(super) fn handle_report(&mut self, now: Instant, payload: &[u8]) {
+        let Ok(report) = Report::decode(payload) else { return };
+        let Some(arrived) = self.heard(now) else { return };
+        if report.media_path {
+            self.liveness.peer_next = Duration::from_millis(u64::from(report.next_ms));
+            self.heard_media(now);
+        }
+        if let Some(path) = self.paths.get_mut(arrived) {
+            path.echo = Some((report.clock_ms, now));
+            path.peer_number = Some(report.path);
+            let rested = path.reported_at.is_none_or(|at| at + ANSWER_SPACING <= now);
+            if report.answer_wanted && rested {
+                path.next_report = now;
+            }
+        }
+        for heard in &report.heard {
+            self.note_confirmation(now, heard);
+        }
+        self.judge_media_path(now, &report);
+        self.choose_paths(now);
+        if !report.feedback.is_empty() {
+            self.outputs.push_back(Output::Feedback(report.feedback));
+        }
+        self.send_due_reports(now);
+    }
+
+    fn note_confirmation(&mut self, now: Instant, heard: &Heard) {
+        let clock_ms = self.clock_ms(now);
+        let Some(path) = self.paths.get_mut(PathNumber(heard.path)) else { return };
+        // A number that we never sent by is the peer's mistake or from before a removal.
+        if path.reported_at.is_none() {
+            return;
+        }
+        let age = Duration::from_millis(u64::from(heard.heard_age_ms));
+        let at = now.checked_sub(age).unwrap_or(now);
+        let newer = path.confirmed_at.is_none_or(|old| at > old);
+        if heard.heard_age_ms < u16::MAX && newer {
+            path.confirmed_at = Some(at);
+            path.confirmations = path.confirmations.saturating_add(1);
+        }
+        let apart = clock_ms.wrapping_sub(heard.echo_ms).checked_sub(u32::from(heard.echo_age_ms));
+        // Anything above a minute is a clock that wrapped or a lie.
+        if let Some(sample) = apart.filter(|sample| *sample < 60_000 && heard.echo_age_ms < 10_000)
+        {
+            path.observe_round_trip(Duration::from_millis(u64::from(sample)));
+        }
+    }
+
+    /// Does the peer hear us on the media path? If not, and it hears us elsewhere, move.
+    fn judge_media_path(&mut self, now: Instant, report: &Report) {
+        let Some(media) = self.liveness.media else { return };
+        let age_of = |number: PathNumber| {
+            let heard = report.heard.iter().find(|heard| heard.path == number.0);
+            heard.map_or(u64::from(u16::MAX), |heard| u64::from(heard.heard_age_ms))
+        };
+        let Some(path) = self.paths.get(media) else { return };
+        let interval = if self.liveness.hold { HOLD_INTERVAL } else { self.config.report_interval };
+        let limit = if self.liveness.is_sending_voice(now) {
+            SILENCE_MIN
+        } else {
+            interval * 2 + Duration::from_millis(300)
+        };
+        let round_trip = path.round_trip.unwrap_or(Duration::from_millis(300));
+        let settled = self.liveness.media_since + limit + round_trip * 2 <= now;
+        let age = Duration::from_millis(age_of(media));
+        if !settled || age <= limit {
+            return;
+        }
+        self.liveness.duplicate_until = Some(now + DUPLICATION);
+        let better = self
+            .paths
+            .best(now, FRESH_SLOW, Some(media))
+            .map(|path| path.number)
+            .filter(|other| Duration::from_millis(age_of(*other)) + SILENCE_MIN / 2 < age);
+        if let Some(other) = better {
+            let path = path.description;
+            let deaf = SessionEvent::PathDeaf { direction: Direction::Outbound, path };
+            self.outputs.push_back(Output::Event(deaf));
+            self.paths.condemn(media, now);
+            self.switch(now, other);
+        } else {
+            self.hasten_reports(now);
+        }
+    }
+
+    /// Time passed: is there suspicious silence, is something due?
+    pub(super) fn watch(&mut self, now: Instant) {
+        if self.phase != Phase::Secure {
+            return;
+        }
+        let silence = now.saturating_duration_since(self.liveness.heard_at);
+        if silence >= self.liveness.silence_max() && self.liveness.suspect_since.is_none() {
+            self.liveness.suspect_since = Some(now);
+            self.hasten_reports(now);
+        }
+        let deaf_after = DEAF_AFTER.max(self.liveness.silence_max());
+        if silence >= deaf_after && !self.liveness.deaf_told {
+            self.liveness.deaf_told = true;
+            self.tell_deaf(Direction::Inbound);
+        }
+        if silence >= LOST_AFTER.max(self.liveness.silence_max() * 2) && !self.liveness.lost_told {
+            self.liveness.lost_told = true;
+            self.outputs.push_back(Output::Event(SessionEvent::PathLost));
+            self.outputs.push_back(Output::Event(SessionEvent::RestartWanted));
+        }
+        self.choose_paths(now);
+        self.want_new_port(now);
+        self.send_due_reports(now);
+    }
+
+    fn tell_deaf(&mut self, direction: Direction) {
+        let media = self.liveness.media.and_then(|number| self.paths.get(number));
+        if let Some(path) = media.map(|path| path.description) {
+            self.outputs.push_back(Output::Event(SessionEvent::PathDeaf { direction, path }));
+        }
+    }
+
+    fn choose_paths(&mut self, now: Instant) {
+        let slow = if self.liveness.hold { FRESH_SLOW } else { FRESH };
+        let media = self.liveness.media.filter(|number| self.paths.get(*number).is_some());
+        let best = self.paths.best(now, FRESH_SLOW, media).map(|path| path.number);
+        match (media, best) {
+            (None, Some(best)) => self.switch(now, best),
+            (None, None) => self.liveness.media = None,
+            (Some(media), Some(best)) => {
+                let works = self.paths.get(media).is_some_and(|path| path.is_fresh(now, slow));
+                if !works {
+                    self.tell_deaf(Direction::Outbound);
+                    self.paths.condemn(media, now);
+                    self.switch(now, best);
+                } else if self.paths.is_clearly_better(best, media) {
+                    self.switch(now, best);
+                }
+            }
+            (Some(_), None) => {}
+        }
+        let Some(media) = self.liveness.media else { return };
+        let warm = self.paths.warm(now, FRESH_SLOW, media).map(|path| path.number);
+        if warm != self.liveness.warm {
+            self.liveness.warm = warm;
+            if let Some(path) = warm.and_then(|number| self.paths.get_mut(number)) {
+                path.next_report = path.next_report.min(now + WARM_INTERVAL);
+                let path = path.description;
+                if let LocalPath::Relay(id) = path.local {
+                    if let Some(relay) = self.relays.get_mut(&id) {
+                        relay.bind_channel(now, path.remote);
+                    }
+                }
+            }
+        }
+    }
+
+    fn want_new_port(&mut self, now: Instant) {
+        let kind = self.liveness.media.and_then(|number| self.paths.get(number));
+        let direct = kind.is_some_and(|path| path.description.kind == PathKind::Direct);
+        let direct_possible =
+            self.remotes.iter().any(|remote| remote.kind != super::CandidateKind::Relayed)
+                && self.revealed;
+        let due = self.liveness.direct_tried_at.is_some_and(|at| at + NEW_PORT_AFTER <= now);
+        if due && !direct && direct_possible && self.liveness.new_ports < NEW_PORTS_MAX {
+            self.liveness.new_ports += 1;
+            self.liveness.direct_tried_at = Some(now);
+            self.outputs.push_back(Output::Event(SessionEvent::NewPortWanted));
+        }
+    }
+
+    /// Something is wrong or changed: every path says so at once.
+    pub(super) fn hasten_reports(&mut self, now: Instant) {
+        for path in self.paths.iter_mut() {
+            let spaced = path.reported_at.map_or(now, |at| at + TROUBLE_INTERVAL);
+            path.next_report = path.next_report.min(spaced.max(now));
+        }
+    }
+
+    pub(super) fn send_due_reports(&mut self, now: Instant) {
+        let due: Vec<_> = self
+            .paths
+            .iter()
+            .filter(|path| path.next_report <= now)
+            .map(|path| path.number)
+            .collect();
+        for number in due {
+            self.send_report(now, number, Bytes::new());
+        }
+    }
+
+    pub(super) fn send_report(&mut self, now: Instant, number: PathNumber, feedback: Bytes) {
+        let Some(path) = self.paths.get(number) else { return };
+        let interval = self.interval(now, path);
+        let report = Report {
+            media_path: self.liveness.media == Some(number),
+            hold: self.liveness.hold,
+            answer_wanted: !path.is_fresh(now, WARM_INTERVAL * 2) || self.liveness.in_trouble(now),
+            path: number.0,
+            clock_ms: self.clock_ms(now),
+            next_ms: u16::try_from(interval.as_millis()).unwrap_or(u16::MAX),
+            heard: self.heard_entries(now),
+            feedback,
+        };
+        if let Some(path) = self.paths.get_mut(number) {
+            path.attempts = path.attempts.saturating_add(1);
+            path.reported_at = Some(now);
+            path.next_report = now + interval;
+        }
+        self.report_path = Some(number);
+        self.engine.send_report(now, report.clock_ms, &report.encode());
+        self.pump_engine(now);
+        self.report_path = None;
+    }
+
+    /// What was heard, the latest first, by the numbers that the peer gave its paths.
+    fn heard_entries(&self, now: Instant) -> Vec<Heard> {
+        let age_ms = |at: Instant| {
+            let age = now.saturating_duration_since(at).as_millis();
+            u16::try_from(age).unwrap_or(u16::MAX)
+        };
+        let mut heard: Vec<_> = self
+            .paths
+            .iter()
+            .filter_map(|path| Some((path.heard_at?, path.peer_number?, path.echo?)))
+            .collect();
+        heard.sort_by_key(|(at, number, _)| (std::cmp::Reverse(*at), *number));
+        heard.truncate(ENTRIES_MAX);
+        heard
+            .into_iter()
+            .map(|(at, path, (echo_ms, echo_at))| Heard {
+                path,
+                echo_ms,
+                echo_age_ms: age_ms(echo_at),
+                heard_age_ms: age_ms(at),
+            })
+            .collect()
+    }
+
+    fn interval(&self, now: Instant, path: &Path) -> Duration {
+        let number = Some(path.number);
+        let liveness = &self.liveness;
+        let media = liveness.media.and_then(|media| self.paths.get(media));
+        let direct = media.is_some_and(|path| path.description.kind == PathKind::Direct);
+        let fresh = path.is_fresh(now, FRESH_SLOW);
+        if liveness.lost_told && path.attempts > 60 {
+            RETRY_INTERVAL
+        } else if liveness.in_trouble(now) {
+            let useful = number == liveness.media || number == liveness.warm || fresh;
+            if useful { TROUBLE_INTERVAL } else { TROUBLE_INTERVAL * 5 }
+        } else if number == liveness.media {
+            if liveness.hold { HOLD_INTERVAL } else { self.config.report_interval }
+        } else if liveness.hold {
+            if fresh { HOLD_INTERVAL * 3 } else { IDLE_RETRY_INTERVAL }
+        } else if number == liveness.warm {
+            WARM_INTERVAL
+        } else if fresh {
+            if path.confirmations < 3 { TROUBLE_INTERVAL * 2 } else { OTHER_INTERVAL }
+        } else if path.attempts < 6 {
+            TROUBLE_INTERVAL * (1 << path.attempts)
+        } else if direct {
+            IDLE_RETRY_INTERVAL
+        } else {
+            RETRY_INTERVAL
+        }
+    }
+
+    pub(super) fn watch_timeout(&self) -> (Instant, TimerReason) {
+        let report = self.paths.iter().map(|path| path.next_report).min();
+        let liveness = &self.liveness;
+        let silence = if liveness.suspect_since.is_none() {
+            liveness.heard_at + liveness.silence_max()
+        } else if !liveness.deaf_told {
+            liveness.heard_at + DEAF_AFTER.max(liveness.silence_max())
+        } else {
+            liveness.heard_at + LOST_AFTER.max(liveness.silence_max() * 2)
+        };
+        let silence = if liveness.lost_told { None } else { Some(silence) };
+        let mut next = (self.started_at + Duration::from_secs(86_400 * 365), TimerReason::Idle);
+        for (at, reason) in [(report, TimerReason::Report), (silence, TimerReason::Liveness)] {
+            if let Some(at) = at.filter(|at| *at < next.0) {
+                next = (at, reason);
+            }
+        }
+        next
+    }
+
+    pub(super) fn drop_paths(&mut self, now: Instant, local: LocalPath) {
+        let gone = self.paths.remove_local(local);
+        let liveness = &mut self.liveness;
+        liveness.warm = liveness.warm.filter(|number| !gone.contains(number));
+        if liveness.media.is_some_and(|number| gone.contains(&number)) {
+            liveness.media = None;
+            self.choose_paths(now);
+            self.hasten_reports(now);
+        }
+    }
+
+    fn clock_ms(&self, now: Instant) -> u32 {
+        now.saturating_duration_since(self.started_at).as_millis() as u32
+    }
+}

@@ -1,0 +1,213 @@
+//! The paths of a session after its keys exist: which work, which carries the media.
+//!
+//! A path is (by what we send, the peer's address). It works when the peer's reports say that
+//! they heard us on it; nothing else counts, so a path on which the peer is deaf is never
+//! chosen. The table is pure bookkeeping: it sends nothing and has no timers of its own.
+
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use super::candidate::{LocalPath, PathDescription, PathKind};
+
+/// Paths per session (chosen: 3 sockets and 3 relays towards 8 addresses).
+pub(super) const PATHS_MAX: usize = 48;
+/// How much better, in milliseconds of score, another path must be to take over (chosen).
+const HYSTERESIS_MS: u64 = 15;
+/// Confirmations before a path may take over a working one (chosen).
+const CONFIRMATIONS_MIN: u32 = 2;
+/// How long a path that went deaf is not chosen again (chosen).
+const PENALTY: Duration = Duration::from_secs(3);
+
+/// Index into the table; also the number by which reports name the path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct PathNumber(pub(super) u8);
+
+#[derive(Debug)]
+pub(super) struct Path {
+    pub(super) number: PathNumber,
+    pub(super) description: PathDescription,
+    /// Anything authenticated came in here.
+    pub(super) heard_at: Option<Instant>,
+    /// The peer's number for the path by which it sends what comes in here.
+    pub(super) peer_number: Option<u8>,
+    /// Clock of the last report that came in here, and when.
+    pub(super) echo: Option<(u32, Instant)>,
+    /// When, at the latest, the peer is known to have heard us here.
+    pub(super) confirmed_at: Option<Instant>,
+    pub(super) confirmations: u32,
+    pub(super) round_trip: Option<Duration>,
+    /// When to send a report here next.
+    pub(super) next_report: Instant,
+    pub(super) reported_at: Option<Instant>,
+    pub(super) attempts: u32,
+    not_before: Option<Instant>,
+}
+
+impl Path {
+    fn score_ms(&self) -> u64 {
+        let round_trip = self.round_trip.unwrap_or(Duration::from_millis(500));
+        self.description.kind.handicap_ms() + round_trip.as_millis() as u64
+    }
+
+    pub(super) fn is_fresh(&self, now: Instant, span: Duration) -> bool {
+        self.confirmed_at.is_some_and(|at| now.saturating_duration_since(at) <= span)
+    }
+
+    pub(super) fn observe_round_trip(&mut self, sample: Duration) {
+        self.round_trip = Some(match self.round_trip {
+            // RFC 6298's smoothing, gain 1/8.
+            Some(old) => old * 7 / 8 + sample / 8,
+            None => sample,
+        });
+    }
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Paths {
+    entries: Vec<Path>,
+    next_number: u8,
+}
+
+impl Paths {
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Path> {
+        self.entries.iter()
+    }
+
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Path> {
+        self.entries.iter_mut()
+    }
+
+    pub(super) fn get(&self, number: PathNumber) -> Option<&Path> {
+        self.entries.iter().find(|path| path.number == number)
+    }
+
+    pub(super) fn get_mut(&mut self, number: PathNumber) -> Option<&mut Path> {
+        self.entries.iter_mut().find(|path| path.number == number)
+    }
+
+    pub(super) fn find(&self, local: LocalPath, remote: SocketAddr) -> Option<PathNumber> {
+        let same =
+            |path: &&Path| path.description.local == local && path.description.remote == remote;
+        self.entries.iter().find(same).map(|path| path.number)
+    }
+
+    /// Finds or adds a path. At the bound the one longest without sign of life makes room,
+    /// unless it is protected; `None` if nothing can.
+    pub(super) fn ensure(
+        &mut self,
+        description: PathDescription,
+        now: Instant,
+        protected: &[Option<PathNumber>],
+    ) -> Option<PathNumber> {
+        if let Some(number) = self.find(description.local, description.remote) {
+            return Some(number);
+        }
+        if self.entries.len() >= PATHS_MAX {
+            let idle = self
+                .entries
+                .iter()
+                .filter(|path| !protected.contains(&Some(path.number)))
+                .filter(|path| !path.is_fresh(now, Duration::from_secs(15)))
+                .min_by_key(|path| path.heard_at)?
+                .number;
+            self.remove(idle);
+        }
+        let number = self.free_number();
+        self.entries.push(Path {
+            number,
+            description,
+            heard_at: None,
+            peer_number: None,
+            echo: None,
+            confirmed_at: None,
+            confirmations: 0,
+            round_trip: None,
+            next_report: now,
+            reported_at: None,
+            attempts: 0,
+            not_before: None,
+        });
+        Some(number)
+    }
+
+    fn free_number(&mut self) -> PathNumber {
+        // 256 numbers for 48 paths: the loop ends, and a number is reused as late as possible.
+        loop {
+            let number = PathNumber(self.next_number);
+            self.next_number = self.next_number.wrapping_add(1);
+            if self.get(number).is_none() {
+                return number;
+            }
+        }
+    }
+
+    pub(super) fn remove(&mut self, number: PathNumber) {
+        self.entries.retain(|path| path.number != number);
+    }
+
+    pub(super) fn remove_local(&mut self, local: LocalPath) -> Vec<PathNumber> {
+        let gone = self.entries.iter().filter(|path| path.description.local == local);
+        let gone: Vec<_> = gone.map(|path| path.number).collect();
+        self.entries.retain(|path| path.description.local != local);
+        gone
+    }
+
+    /// A path on which the peer went deaf starts over and is not chosen for a while.
+    pub(super) fn condemn(&mut self, number: PathNumber, now: Instant) {
+        if let Some(path) = self.get_mut(number) {
+            path.confirmed_at = None;
+            path.confirmations = 0;
+            path.attempts = 0;
+            path.not_before = Some(now + PENALTY);
+            path.next_report = now + Duration::from_millis(500);
+        }
+    }
+
+    /// The best working path other than `except`, if it confirmed itself within `span`.
+    pub(super) fn best(
+        &self,
+        now: Instant,
+        span: Duration,
+        except: Option<PathNumber>,
+    ) -> Option<&Path> {
+        self.entries
+            .iter()
+            .filter(|path| Some(path.number) != except && path.is_fresh(now, span))
+            .filter(|path| path.not_before.is_none_or(|at| at <= now))
+            .min_by_key(|path| (path.score_ms(), path.number))
+    }
+
+    /// The second path to keep warm: working, and sharing as little as possible with `media`.
+    pub(super) fn warm(&self, now: Instant, span: Duration, media: PathNumber) -> Option<&Path> {
+        let media = self.get(media)?;
+        self.entries
+            .iter()
+            .filter(|path| path.number != media.number && path.is_fresh(now, span))
+            .min_by_key(|path| {
+                let shared = u8::from(path.description.local == media.description.local)
+                    + u8::from(path.description.remote.ip() == media.description.remote.ip());
+                (shared, path.score_ms(), path.number)
+            })
+    }
+
+    /// Whether `other` should take over from `media` although both work.
+    pub(super) fn is_clearly_better(&self, other: PathNumber, media: PathNumber) -> bool {
+        let (Some(other), Some(media)) = (self.get(other), self.get(media)) else { return false };
+        other.confirmations >= CONFIRMATIONS_MIN
+            && other.score_ms() + HYSTERESIS_MS < media.score_ms()
+    }
+}
+
+/// The kind of a path from what is known of its two ends.
+pub(super) fn kind_of(relay: Option<super::RelayTransport>, remote_is_relayed: bool) -> PathKind {
+    use super::RelayTransport;
+    match relay {
+        None if remote_is_relayed => PathKind::RelayedByPeer,
+        None => PathKind::Direct,
+        Some(RelayTransport::Udp) => PathKind::RelayedUdp,
+        Some(RelayTransport::Tcp) => PathKind::RelayedTcp,
+        Some(RelayTransport::Tls) => PathKind::RelayedTls,
+    }
+}
