@@ -4,7 +4,10 @@
 //! addresses and yields datagrams with the addresses that ICE chose, sorted by what they are,
 //! so that the session can send the secured ones elsewhere. Why: `docs/decisions`.
 
-use std::{net::SocketAddr, time::Instant};
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use str0m::{
@@ -28,6 +31,8 @@ use crate::packet::VoicePacket;
 pub const VOICE_PAYLOAD_TYPES: std::ops::RangeInclusive<u8> = 96..=126;
 /// One round of str0m yields a handful of outputs; far more means it is stuck.
 const OUTPUTS_PER_DRAIN_MAX: usize = 1_000;
+/// ICE checks its pairs this often at the slowest: once keys exist, reports do that work.
+const CHECK_INTERVAL_MAX: Duration = Duration::from_secs(15);
 /// How many checks leave at once when a candidate is added: a burst instead of str0m's 50 ms
 /// pacing, bounded as RFC 8445 appendix B.1 asks.
 const CHECKS_AT_ONCE: usize = 6;
@@ -91,6 +96,7 @@ impl Engine {
             .clear_codecs()
             .set_extension_map(ExtensionMap::empty())
             .set_rtp_mode(true);
+        rtc_config.set_max_stun_rto(CHECK_INTERVAL_MAX);
         for payload_type in *VOICE_PAYLOAD_TYPES.start()..=REPORT_PAYLOAD_TYPE {
             rtc_config.codec_config().add_config(
                 Pt::from(payload_type),
@@ -277,7 +283,7 @@ impl Engine {
                 Err(_) => {}
             }
         }
-        self.deadline = now + std::time::Duration::from_millis(10);
+        self.deadline = now + Duration::from_millis(10);
         outputs
     }
 

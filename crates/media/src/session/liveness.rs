@@ -41,6 +41,10 @@ const FRESH: Duration = Duration::from_millis(2_000);
 const FRESH_SLOW: Duration = Duration::from_millis(11_000);
 /// How long voice leaves twice after a suspicion.
 const DUPLICATION: Duration = Duration::from_millis(500);
+/// On how many other paths: the warm one first.
+const COPIES_MAX: usize = 3;
+/// The peer heard nothing of flowing voice for so long: worse than jitter (chosen).
+const UNHEARD_MIN: Duration = Duration::from_millis(150);
 /// Nothing heard for so long, on any path: say so.
 const DEAF_AFTER: Duration = Duration::from_millis(1_800);
 /// Then: lost, and a restart is wanted.
@@ -178,16 +182,16 @@ impl MediaSession {
         }
     }
 
-    /// An encrypted voice packet leaves on the media path, and on the warm one when in doubt.
+    /// An encrypted voice packet leaves on the media path, and on others that work when in doubt.
     pub(super) fn send_voice_bytes(&mut self, now: Instant, bytes: Vec<u8>) {
         let media = self.liveness.media;
         if self.liveness.in_trouble(now) {
-            let other = self
-                .liveness
-                .warm
-                .or_else(|| self.paths.best(now, FRESH_SLOW, media).map(|path| path.number));
-            if let Some(path) = other.and_then(|number| self.paths.get(number)) {
-                let path = path.description;
+            let others = self.paths.iter().filter(|path| Some(path.number) != media);
+            let mut others: Vec<_> = others.filter(|path| path.is_fresh(now, FRESH_SLOW)).collect();
+            others.sort_by_key(|path| Some(path.number) != self.liveness.warm);
+            let others: Vec<_> =
+                others.iter().take(COPIES_MAX).map(|path| path.description).collect();
+            for path in others {
                 self.send_via(now, path.local, path.remote, bytes.clone());
             }
         }
@@ -284,7 +288,7 @@ impl MediaSession {
         let Some(path) = self.paths.get(media) else { return };
         let interval = if self.liveness.hold { HOLD_INTERVAL } else { self.config.report_interval };
         let limit = if self.liveness.is_sending_voice(now) {
-            SILENCE_MIN
+            UNHEARD_MIN
         } else {
             interval * 2 + Duration::from_millis(300)
         };

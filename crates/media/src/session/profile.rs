@@ -5,7 +5,10 @@
 //! association if anything but AES-256-GCM (RFC 7714) comes out. It is also the one place of
 //! the voice engine where a library draws its own randomness (keys, nonces, certificate).
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use str0m::{
     config::{CryptoProvider, DtlsCert, DtlsVersion},
@@ -20,6 +23,11 @@ use str0m::{
 
 /// What protects the media, for the call record.
 pub const CIPHER: &str = "DTLS 1.3, SRTP_AEAD_AES_256_GCM";
+
+/// The library measures its 40 s for the handshake from the last time it was told, and str0m
+/// tells a waiting server nothing: after a minute of ringing the first ClientHello would find
+/// the time used up. So a waiting instance asks to be woken this often.
+const HEARTBEAT: Duration = Duration::from_secs(5);
 
 /// The provider that every session uses.
 pub(super) fn provider() -> Arc<CryptoProvider> {
@@ -48,13 +56,16 @@ impl DtlsProvider for StrictDtls {
             DtlsVersion::Dtls13,
             mtu,
         )?;
-        Ok(Box::new(StrictInstance { inner }))
+        Ok(Box::new(StrictInstance { inner, last_now: now, waiting: true }))
     }
 }
 
 #[derive(Debug)]
 struct StrictInstance {
     inner: Box<dyn DtlsInstance>,
+    last_now: Instant,
+    /// No packet has come in yet.
+    waiting: bool,
 }
 
 impl DtlsInstance for StrictInstance {
@@ -63,6 +74,7 @@ impl DtlsInstance for StrictInstance {
     }
 
     fn handle_packet(&mut self, packet: &[u8]) -> Result<(), DtlsImplError> {
+        self.waiting &= packet.is_empty();
         self.inner.handle_packet(packet)
     }
 
@@ -71,11 +83,15 @@ impl DtlsInstance for StrictInstance {
             DtlsOutput::KeyingMaterial(_, profile) if profile != SrtpProfile::AEAD_AES_256_GCM => {
                 DtlsOutput::CloseNotify
             }
+            DtlsOutput::Timeout(at) if self.waiting => {
+                DtlsOutput::Timeout(at.min(self.last_now + HEARTBEAT))
+            }
             output => output,
         }
     }
 
     fn handle_timeout(&mut self, now: Instant) -> Result<(), DtlsImplError> {
+        self.last_now = now;
         self.inner.handle_timeout(now)
     }
 

@@ -1,7 +1,7 @@
 //! Asks a STUN server (RFC 8489) how a local socket looks from outside.
 //!
-//! One Binding request per server and socket, repeated after 0.25, 0.75 and 1.75 s, matched by
-//! transaction identifier, source and socket.
+//! One Binding request per server and socket, repeated after 0.25, 0.75 and 1.75 s and then every
+//! 10 s, since UDP may be blocked now and not later; matched by transaction identifier and source.
 
 use std::{
     net::SocketAddr,
@@ -14,8 +14,9 @@ use stun_types::{attribute::XorMappedAddress, message::Message};
 
 /// First wait for an answer; it doubles.
 const FIRST_WAIT: Duration = Duration::from_millis(250);
-/// Attempts before giving up.
-const ATTEMPTS_MAX: u32 = 4;
+/// Quick attempts, and how often to ask after them (chosen).
+const QUICK_ATTEMPTS: u32 = 4;
+const SLOW_INTERVAL: Duration = Duration::from_secs(10);
 /// Requests under way at once (chosen: a few sockets times a few servers).
 const REQUESTS_MAX: usize = 32;
 /// RFC 8489 section 5.
@@ -56,10 +57,11 @@ impl Reflexive {
         &mut self,
         now: Instant,
     ) -> Option<(SocketAddr, SocketAddr, Vec<u8>)> {
-        self.requests.retain(|request| request.attempts < ATTEMPTS_MAX || request.due > now);
         let request = self.requests.iter_mut().find(|request| request.due <= now)?;
-        request.due = now + FIRST_WAIT * (1 << request.attempts);
-        request.attempts += 1;
+        let quick = request.attempts < QUICK_ATTEMPTS;
+        let wait = if quick { FIRST_WAIT * (1 << request.attempts) } else { SLOW_INTERVAL };
+        request.due = now + wait;
+        request.attempts = request.attempts.saturating_add(1);
         Some((request.local, request.server, header(0x0001, request.transaction)))
     }
 
