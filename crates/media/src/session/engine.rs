@@ -122,7 +122,6 @@ impl Engine {
             api.declare_stream_tx(Ssrc::from(ours), None, mid, None).set_unpaced(true);
             api.expect_stream_rx(Ssrc::from(theirs), None, mid, None).suppress_nack(true);
         }
-        drop(api);
         let role = if config.controlling { DtlsRole::Active } else { DtlsRole::Passive };
         Self {
             rtc,

@@ -162,10 +162,10 @@ impl MediaSession {
         self.liveness.media_since = now;
         let Some(path) = number.and_then(|number| self.paths.get_mut(number)) else { return };
         path.next_report = now;
-        if let (LocalPath::Relay(id), remote) = (path.description.local, path.description.remote) {
-            if let Some(relay) = self.relays.get_mut(&id) {
-                relay.bind_channel(now, remote);
-            }
+        if let (LocalPath::Relay(id), remote) = (path.description.local, path.description.remote)
+            && let Some(relay) = self.relays.get_mut(&id)
+        {
+            relay.bind_channel(now, remote);
         }
     }
 
@@ -373,10 +373,10 @@ impl MediaSession {
             if let Some(path) = warm.and_then(|number| self.paths.get_mut(number)) {
                 path.next_report = path.next_report.min(now + WARM_INTERVAL);
                 let path = path.description;
-                if let LocalPath::Relay(id) = path.local {
-                    if let Some(relay) = self.relays.get_mut(&id) {
-                        relay.bind_channel(now, path.remote);
-                    }
+                if let LocalPath::Relay(id) = path.local
+                    && let Some(relay) = self.relays.get_mut(&id)
+                {
+                    relay.bind_channel(now, path.remote);
                 }
             }
         }

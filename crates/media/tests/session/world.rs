@@ -421,12 +421,12 @@ impl World {
             return;
         }
         for end in 0..2 {
-            if let Some(base) = self.ends[end].nat.inward(from, to) {
-                if self.ends[end].bases.contains(&base) {
-                    let now = self.now;
-                    self.ends[end].session.handle_datagram(now, base, from, &bytes);
-                    self.drain(end);
-                }
+            if let Some(base) = self.ends[end].nat.inward(from, to)
+                && self.ends[end].bases.contains(&base)
+            {
+                let now = self.now;
+                self.ends[end].session.handle_datagram(now, base, from, &bytes);
+                self.drain(end);
             }
         }
     }
