@@ -12,33 +12,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
-
 use super::{
     Direction, LocalPath, MediaSession, Output, PathKind, Phase, SessionEvent, TimerReason,
-    path::{Path, PathNumber},
+    path::PathNumber,
     profile::CIPHER,
-    report::{ENTRIES_MAX, Heard, Report},
+    report::{Heard, Report},
+    reporting::{FRESH_SLOW, HOLD_INTERVAL, WARM_INTERVAL},
 };
 
 /// Silence while voice flows that is suspicious (chosen: ten packets of 20 ms).
 const SILENCE_MIN: Duration = Duration::from_millis(200);
-/// Reports while something is wrong, per path.
-const TROUBLE_INTERVAL: Duration = Duration::from_millis(100);
-/// Reports on the warm path.
-const WARM_INTERVAL: Duration = Duration::from_millis(500);
-/// Reports on hold: the paper's keep-alive.
-const HOLD_INTERVAL: Duration = Duration::from_secs(3);
-/// Reports on other paths that work.
-const OTHER_INTERVAL: Duration = Duration::from_secs(5);
-/// Attempts on paths that never worked, while the media is not direct: UDP tried again.
-const RETRY_INTERVAL: Duration = Duration::from_secs(3);
-/// The same while the media is direct, or on hold.
-const IDLE_RETRY_INTERVAL: Duration = Duration::from_secs(15);
 /// A path whose last confirmation is older does not count as working.
 const FRESH: Duration = Duration::from_millis(2_000);
-/// The same for paths that are neither media nor warm, and on hold.
-const FRESH_SLOW: Duration = Duration::from_millis(11_000);
 /// How long voice leaves twice after a suspicion.
 const DUPLICATION: Duration = Duration::from_millis(500);
 /// On how many other paths: the warm one first.
@@ -70,7 +55,7 @@ pub(super) struct Liveness {
     peer_next: Duration,
     suspect_since: Option<Instant>,
     deaf_told: bool,
-    lost_told: bool,
+    pub(super) lost_told: bool,
     duplicate_until: Option<Instant>,
     direct_tried_at: Option<Instant>,
     new_ports: u32,
@@ -106,7 +91,7 @@ impl Liveness {
         self.direct_tried_at = Some(now);
     }
 
-    fn in_trouble(&self, now: Instant) -> bool {
+    pub(super) fn in_trouble(&self, now: Instant) -> bool {
         self.suspect_since.is_some() || self.duplicate_until.is_some_and(|until| until > now)
     }
 
@@ -396,102 +381,6 @@ impl MediaSession {
         }
     }
 
-    /// Something is wrong or changed: every path says so at once.
-    pub(super) fn hasten_reports(&mut self, now: Instant) {
-        for path in self.paths.iter_mut() {
-            let spaced = path.reported_at.map_or(now, |at| at + TROUBLE_INTERVAL);
-            path.next_report = path.next_report.min(spaced.max(now));
-        }
-    }
-
-    pub(super) fn send_due_reports(&mut self, now: Instant) {
-        let due: Vec<_> = self
-            .paths
-            .iter()
-            .filter(|path| path.next_report <= now)
-            .map(|path| path.number)
-            .collect();
-        for number in due {
-            self.send_report(now, number, Bytes::new());
-        }
-    }
-
-    pub(super) fn send_report(&mut self, now: Instant, number: PathNumber, feedback: Bytes) {
-        let Some(path) = self.paths.get(number) else { return };
-        let interval = self.interval(now, path);
-        let report = Report {
-            media_path: self.liveness.media == Some(number),
-            hold: self.liveness.hold,
-            answer_wanted: !path.is_fresh(now, WARM_INTERVAL * 2) || self.liveness.in_trouble(now),
-            path: number.0,
-            clock_ms: self.clock_ms(now),
-            next_ms: u16::try_from(interval.as_millis()).unwrap_or(u16::MAX),
-            heard: self.heard_entries(now),
-            feedback,
-        };
-        if let Some(path) = self.paths.get_mut(number) {
-            path.attempts = path.attempts.saturating_add(1);
-            path.reported_at = Some(now);
-            path.next_report = now + interval;
-        }
-        self.report_path = Some(number);
-        self.engine.send_report(now, report.clock_ms, &report.encode());
-        self.pump_engine(now);
-        self.report_path = None;
-    }
-
-    /// What was heard, the latest first, by the numbers that the peer gave its paths.
-    fn heard_entries(&self, now: Instant) -> Vec<Heard> {
-        let age_ms = |at: Instant| {
-            let age = now.saturating_duration_since(at).as_millis();
-            u16::try_from(age).unwrap_or(u16::MAX)
-        };
-        let mut heard: Vec<_> = self
-            .paths
-            .iter()
-            .filter_map(|path| Some((path.heard_at?, path.peer_number?, path.echo?)))
-            .collect();
-        heard.sort_by_key(|(at, number, _)| (std::cmp::Reverse(*at), *number));
-        heard.truncate(ENTRIES_MAX);
-        heard
-            .into_iter()
-            .map(|(at, path, (echo_ms, echo_at))| Heard {
-                path,
-                echo_ms,
-                echo_age_ms: age_ms(echo_at),
-                heard_age_ms: age_ms(at),
-            })
-            .collect()
-    }
-
-    fn interval(&self, now: Instant, path: &Path) -> Duration {
-        let number = Some(path.number);
-        let liveness = &self.liveness;
-        let media = liveness.media.and_then(|media| self.paths.get(media));
-        let direct = media.is_some_and(|path| path.description.kind == PathKind::Direct);
-        let fresh = path.is_fresh(now, FRESH_SLOW);
-        if liveness.lost_told && path.attempts > 60 {
-            RETRY_INTERVAL
-        } else if liveness.in_trouble(now) {
-            let useful = number == liveness.media || number == liveness.warm || fresh;
-            if useful { TROUBLE_INTERVAL } else { TROUBLE_INTERVAL * 5 }
-        } else if number == liveness.media {
-            if liveness.hold { HOLD_INTERVAL } else { self.config.report_interval }
-        } else if liveness.hold {
-            if fresh { HOLD_INTERVAL * 3 } else { IDLE_RETRY_INTERVAL }
-        } else if number == liveness.warm {
-            WARM_INTERVAL
-        } else if fresh {
-            if path.confirmations < 3 { TROUBLE_INTERVAL * 2 } else { OTHER_INTERVAL }
-        } else if path.attempts < 6 {
-            TROUBLE_INTERVAL * (1 << path.attempts)
-        } else if direct {
-            IDLE_RETRY_INTERVAL
-        } else {
-            RETRY_INTERVAL
-        }
-    }
-
     pub(super) fn watch_timeout(&self) -> (Instant, TimerReason) {
         let report = self.paths.iter().map(|path| path.next_report).min();
         let liveness = &self.liveness;
@@ -521,9 +410,5 @@ impl MediaSession {
             self.choose_paths(now);
             self.hasten_reports(now);
         }
-    }
-
-    fn clock_ms(&self, now: Instant) -> u32 {
-        now.saturating_duration_since(self.started_at).as_millis() as u32
     }
 }
