@@ -8,7 +8,7 @@ pub mod jitter;
 pub mod loss;
 pub mod packet;
 pub mod rate;
-pub mod voice;
 pub mod session;
+pub mod voice;
 
 pub use packet::VoicePacket;
