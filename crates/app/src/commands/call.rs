@@ -1,0 +1,161 @@
+//! `cooee call`: places a call and stays with it until it ends.
+
+use std::{fmt::Write, time::Duration};
+
+use anyhow::{Context, Result, bail};
+use cooee_node::api::types::PlaceCall;
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep_until};
+
+use crate::{
+    client::{Client, Events},
+    failure::{Failure, FailureKind},
+    output::Output,
+    signals,
+};
+
+/// `cooee call NAME`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  cooee call bob                  talk until one of you hangs up (Ctrl-C hangs up)
+  cooee call echo --for 10        talk to the echo user for ten seconds
+  cooee call bob --microphone wav:question.wav --speaker wav:answer.wav")]
+pub struct CallArgs {
+    /// Whom to call
+    name: String,
+    /// Hang up after this many seconds of talk
+    #[arg(long = "for", value_name = "SECONDS", value_parser = seconds)]
+    limit: Option<Duration>,
+    /// Microphone: default, device:NAME, wav:PATH[,loop], tone:HZ, silence
+    #[arg(long, value_name = "SPEC")]
+    microphone: Option<String>,
+    /// Speaker: default, device:NAME, wav:PATH, null
+    #[arg(long, value_name = "SPEC")]
+    speaker: Option<String>,
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| "a number of seconds is wanted".to_owned())?;
+    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
+}
+
+/// Places a call and stays with it until it ends.
+pub async fn run(arguments: CallArgs, client: &Client, output: Output) -> Result<()> {
+    let mut events = client.events().await?;
+    let place = PlaceCall {
+        to: arguments.name.clone(),
+        microphone: arguments.microphone,
+        speaker: arguments.speaker,
+    };
+    let placed: Value = client.post("/v1/calls", &place).await?;
+    let call = placed["call"].as_str().context("the node names the call")?.to_owned();
+    output.note(format!("calling {} … (Ctrl-C hangs up)", arguments.name));
+    let mut follow = Follow { client, output, call, answered: false, ending: false };
+    follow.until_end(&mut events, arguments.limit).await
+}
+
+/// Follows one call and speaks of its changes.
+struct Follow<'a> {
+    client: &'a Client,
+    output: Output,
+    call: String,
+    answered: bool,
+    ending: bool,
+}
+
+impl Follow<'_> {
+    async fn until_end(&mut self, events: &mut Events, limit: Option<Duration>) -> Result<()> {
+        let mut hang_up_at = None;
+        loop {
+            let due = async {
+                match hang_up_at {
+                    Some(at) => sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let ending = self.ending;
+            tokio::select! {
+                event = events.next() => {
+                    let Some(event) = event? else { bail!("the node ended during the call") };
+                    if let Some(end) = self.handle(&event) {
+                        return end;
+                    }
+                    if self.answered && !self.ending && hang_up_at.is_none() {
+                        hang_up_at = limit.map(|limit| Instant::now() + limit);
+                    }
+                }
+                () = due, if !ending => self.hang_up().await?,
+                () = signals::interrupted(), if !ending => self.hang_up().await?,
+            }
+        }
+    }
+
+    async fn hang_up(&mut self) -> Result<()> {
+        self.ending = true;
+        let path = format!("/v1/calls/{}/hang-up", self.call);
+        self.client.post::<Value>(&path, &json!({})).await.map(drop)
+    }
+
+    /// Speaks of an event; the result of the command when it was the last.
+    fn handle(&mut self, event: &Value) -> Option<Result<()>> {
+        let kind = event["event"].as_str()?;
+        if kind == "replaced" && event["old"] == self.call.as_str() {
+            self.call = event["new"].as_str()?.to_owned();
+        }
+        if event["call"] != self.call.as_str() {
+            return None;
+        }
+        self.output.json_line(event);
+        match kind {
+            "changed" => self.say_phase(event),
+            "media_established" => self.output.note("  voice path is up"),
+            "media_interrupted" => self.output.note("  voice path lost, rebuilding"),
+            "signalling_lost" => self.output.note("  signalling lost, the call goes on"),
+            "recorded" => return Some(self.finish(&event["record"])),
+            _ => {}
+        }
+        None
+    }
+
+    fn say_phase(&mut self, summary: &Value) {
+        match summary["phase"].as_str() {
+            Some("remote_ringing") => self.output.note("  it rings"),
+            Some("active") if !self.answered => {
+                self.answered = true;
+                self.output.note("  answered");
+            }
+            _ => {}
+        }
+        if summary["held_remotely"] == true {
+            self.output.note("  the other side holds the call");
+        }
+    }
+
+    fn finish(&self, record: &Value) -> Result<()> {
+        self.output.line(describe_record(record));
+        if record["answered_unix_ms"].is_null() {
+            let reason = record["reason"].as_str().unwrap_or("unknown").replace('_', " ");
+            let message = format!("the call was not taken: {reason}");
+            return Err(Failure::new(FailureKind::NotTaken, message).into());
+        }
+        Ok(())
+    }
+}
+
+/// A call record in a few lines.
+pub fn describe_record(record: &Value) -> String {
+    let text = |key: &str| record[key].as_str().unwrap_or("-").replace('_', " ");
+    let mut lines = format!("call with {}: {}", text("user"), text("reason"));
+    if let Some(media) = record["media"].as_object() {
+        for (key, value) in media {
+            if !value.is_null() {
+                let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+                let _ = write!(lines, "\n  {}: {value}", key.replace('_', " "));
+            }
+        }
+    }
+    if record["safety_number"].is_string() {
+        let _ = write!(lines, "\n  safety number: {}", text("safety_number"));
+    }
+    lines
+}

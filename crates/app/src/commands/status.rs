@@ -1,0 +1,66 @@
+//! `cooee status`, `cooee devices`, `cooee events`, `cooee down`.
+
+use anyhow::Result;
+use cooee_node::api::types::Status;
+use serde_json::{Value, json};
+
+use crate::{client::Client, output::Output, signals};
+
+/// Shows how the node is doing.
+pub async fn status(client: &Client, output: Output) -> Result<()> {
+    let status: Status = client.get("/v1/status").await?;
+    output.json_line(&status);
+    let mark = if status.state == "attached" {
+        output.good(&status.state)
+    } else {
+        output.bad(&status.state)
+    };
+    let who = status.user.as_deref().unwrap_or("super node");
+    output.line(format!("{} {mark}: {}", output.bold(who), status.detail));
+    let or_none = |value: &Option<String>| value.clone().unwrap_or_else(|| "none".to_owned());
+    output.line(format!("  super node   {}", or_none(&status.super_node)));
+    output.line(format!("  warm spare   {}", or_none(&status.spare)));
+    if let (Some(ms), Some(bytes)) = (status.login_ms, status.login_bytes) {
+        output.line(format!("  login        {ms} ms, {bytes} bytes"));
+    }
+    output.line(format!("  port         {} (TCP and UDP)", status.port));
+    output.line(format!("  node         {}", status.node));
+    output.line(format!("  network      {}", status.network));
+    output.line(format!("  memory       {:.1} MiB", status.rss_mib));
+    output.line(format!("  calls        {}", status.calls));
+    Ok(())
+}
+
+/// Lists microphones and speakers.
+pub async fn devices(output: Output) -> Result<()> {
+    let devices = tokio::task::spawn_blocking(cooee_node::audio::devices).await??;
+    if devices.is_empty() {
+        output.line("the sound server has no devices");
+    }
+    for device in &devices {
+        output.result(device, device.to_string());
+    }
+    Ok(())
+}
+
+/// Prints what happens as it happens, one JSON object a line.
+pub async fn events(client: &Client) -> Result<()> {
+    let mut events = client.events().await?;
+    let output = Output::new(true);
+    loop {
+        tokio::select! {
+            event = events.next() => match event? {
+                Some(event) => output.json_line(&event),
+                None => return Ok(()),
+            },
+            () = signals::interrupted() => return Ok(()),
+        }
+    }
+}
+
+/// Ends the running node.
+pub async fn down(client: &Client, output: Output) -> Result<()> {
+    let answer: Value = client.post("/v1/shut-down", &json!({})).await?;
+    output.result(&answer, "the node ends");
+    Ok(())
+}

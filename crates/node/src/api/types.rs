@@ -1,0 +1,82 @@
+//! What the local API says and takes, as JSON. The program's own commands read the same types.
+//!
+//! Times are Unix milliseconds, durations milliseconds, sizes bytes, unless a name says otherwise.
+
+use serde::{Deserialize, Serialize};
+
+/// Where a running node's API listens and the token it wants; kept in the profile, mode 0600.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Access {
+    /// Loopback address and port, `127.0.0.1:40123`.
+    pub address: String,
+    /// Bearer token, drawn anew at each start.
+    pub token: String,
+    /// Process that serves it.
+    pub pid: u32,
+}
+
+/// An error as the API reports it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// Machine-readable kind: `not_found`, `refused`, `unreachable`, `busy`, `bad_request`, …
+    pub kind: String,
+    /// What happened and what to do, for a person.
+    pub message: String,
+}
+
+/// `GET /v1/status`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// Program version.
+    pub version: String,
+    /// User name; absent on a dedicated super node.
+    pub user: Option<String>,
+    /// Node id, hexadecimal.
+    pub node: String,
+    /// Network id, hexadecimal.
+    pub network: String,
+    /// One word: `attached`, `attaching`, `offline`, …
+    pub state: String,
+    /// The state in a sentence, with what to do when something is wrong.
+    pub detail: String,
+    /// Address of the super node in use.
+    pub super_node: Option<String>,
+    /// Address of the warm spare.
+    pub spare: Option<String>,
+    /// Milliseconds from start to attached, for the last attachment.
+    pub login_ms: Option<u64>,
+    /// Bytes sent and received for it, all connections.
+    pub login_bytes: Option<u64>,
+    /// TCP and UDP port.
+    pub port: u16,
+    /// This node serves others.
+    pub is_super_node: bool,
+    /// When the certificate must have been renewed.
+    pub certificate_expires_unix_ms: u64,
+    /// Calls that are not over.
+    pub calls: usize,
+    /// Resident memory in MiB.
+    pub rss_mib: f64,
+    /// Seconds since start.
+    pub uptime_s: u64,
+}
+
+/// `POST /v1/calls`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PlaceCall {
+    /// User name to call.
+    pub to: String,
+    /// Microphone for this call instead of the configured one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub microphone: Option<String>,
+    /// Speaker for this call instead of the configured one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub speaker: Option<String>,
+}
+
+/// `POST /v1/calls/{id}/dtmf`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Digits {
+    /// Any of `0123456789*#ABCD`.
+    pub digits: String,
+}
