@@ -1,5 +1,7 @@
 //! The laboratory: the shipped program behind real kernels' NATs, and the paper's experiments.
 
+pub mod cli;
+pub mod deployment;
 pub mod emulator;
 pub mod network;
 pub mod sandbox;

@@ -7,34 +7,24 @@
 
 use std::{
     fs::{File, OpenOptions},
-    os::fd::AsRawFd,
-    thread,
+    os::{fd::AsRawFd, unix::fs::OpenOptionsExt},
 };
 
-use anyhow::{Context, Result, anyhow};
-use nix::{
-    libc,
-    sched::{CloneFlags, setns},
-};
+use anyhow::{Context, Result};
+use nix::libc;
+
+use crate::network::inside;
 
 nix::ioctl_write_ptr_bad!(tun_set_interface, libc::TUNSETIFF, libc::ifreq);
 
 /// Makes a TUN device `interface` in the namespace called `namespace` and opens it, non-blocking.
 /// The device is there as long as the file is open.
 pub(super) fn open(namespace: &str, interface: &str) -> Result<File> {
-    // A thread of its own changes namespace and ends: the caller stays where it is.
-    thread::scope(|scope| {
-        scope
-            .spawn(|| open_here(namespace, interface))
-            .join()
-            .map_err(|_| anyhow!("the thread that opens {interface} panicked"))?
-    })
-    .with_context(|| format!("cannot make the TUN device {interface} in {namespace}"))
+    inside(namespace, || open_here(interface))
+        .with_context(|| format!("cannot make the TUN device {interface} in {namespace}"))
 }
 
-fn open_here(namespace: &str, interface: &str) -> Result<File> {
-    let path = format!("/run/netns/{namespace}");
-    setns(File::open(&path).with_context(|| path.clone())?, CloneFlags::CLONE_NEWNET)?;
+fn open_here(interface: &str) -> Result<File> {
     let file = OpenOptions::new()
         .read(true)
         .write(true)
@@ -54,5 +44,3 @@ fn open_here(namespace: &str, interface: &str) -> Result<File> {
     unsafe { tun_set_interface(file.as_raw_fd(), &raw const request) }.context("TUNSETIFF")?;
     Ok(file)
 }
-
-use std::os::unix::fs::OpenOptionsExt;

@@ -8,11 +8,14 @@ mod gateway;
 use std::{
     collections::BTreeMap,
     fmt::Write,
+    fs::File,
     net::{Ipv4Addr, Ipv6Addr},
     process::Command,
+    thread,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
+use nix::sched::{CloneFlags, setns};
 
 use crate::{
     emulator::{Emulator, LinkHandle},
@@ -22,6 +25,21 @@ use crate::{
         plan::{OUTSIDE, Wire, wires},
     },
 };
+
+/// Runs `work` on a thread of its own in the namespace called `namespace`. Sockets made there
+/// stay there, whoever uses them afterwards.
+pub fn inside<T: Send>(namespace: &str, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    thread::scope(|scope| {
+        scope
+            .spawn(|| {
+                let path = format!("/run/netns/{namespace}");
+                setns(File::open(&path).context(path)?, CloneFlags::CLONE_NEWNET)?;
+                work()
+            })
+            .join()
+            .map_err(|_| anyhow!("the thread in {namespace} panicked"))?
+    })
+}
 
 /// A topology that is up.
 #[derive(Debug)]

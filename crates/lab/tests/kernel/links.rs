@@ -7,11 +7,9 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use cooee_lab::{
-    network::Network,
+    network::{Network, inside},
     topology::{Host, LinkConfig, Loss, Topology},
 };
-
-use crate::nats::inside;
 
 fn topology(link: LinkConfig) -> Topology {
     let host = |name: &str, link| Host {

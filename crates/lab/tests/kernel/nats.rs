@@ -1,38 +1,18 @@
 //! Each gateway kind against RFC 4787's words, with plain sockets: no STUN code of ours involved.
 
 use std::{
-    fs::File,
     io,
     net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket},
-    thread,
     time::Duration,
 };
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, ensure};
 use cooee_lab::{
-    network::Network,
+    network::{Network, inside},
     topology::{Firewall, Gateway, Host, Nat, Refusal, Topology},
 };
-use nix::sched::{CloneFlags, setns};
 
 const WAIT: Duration = Duration::from_millis(150);
-
-/// Runs `work` with the calling thread inside a namespace.
-pub(crate) fn inside<T: Send>(
-    namespace: &str,
-    work: impl FnOnce() -> Result<T> + Send,
-) -> Result<T> {
-    thread::scope(|scope| {
-        scope
-            .spawn(|| {
-                let file = File::open(format!("/run/netns/{namespace}"))?;
-                setns(file, CloneFlags::CLONE_NEWNET)?;
-                work()
-            })
-            .join()
-            .map_err(|_| anyhow!("the thread in {namespace} panicked"))?
-    })
-}
 
 fn udp(network: &Network, host: &str) -> Result<UdpSocket> {
     inside(&network.namespace(host), || {

@@ -49,6 +49,7 @@ impl FrameDecoder {
     }
 
     /// The next whole message, or `None` until more bytes arrive.
+    #[expect(clippy::should_implement_trait, reason = "the message type is the caller's choice")]
     pub fn next<M: Message + Default>(&mut self) -> Result<Option<M>, FrameError> {
         let Some(header) = self.buffer.first_chunk::<LENGTH_BYTES>() else { return Ok(None) };
         let length = u32::from_be_bytes(*header) as usize;

@@ -1,0 +1,42 @@
+//! `cooee lab …`: the laboratory on the command line.
+//!
+//! Every experiment prints a table for people, or, with `--json`, JSON lines of which the last is
+//! the result.
+
+mod bench;
+mod topology;
+
+use anyhow::Result;
+
+/// `cooee lab …`.
+#[derive(Debug, clap::Subcommand)]
+#[command(after_help = "Examples:
+  cooee lab places                             the kinds of place there are
+  cooee lab run home.toml --on alice -- ip address
+  cooee lab link --delay-ms 50 --loss 0.05     what the emulator costs and does
+
+The laboratory runs in namespaces of its own, as root or as any user whom the kernel lets make
+them; nothing is left behind.")]
+pub enum LabCommand {
+    /// List the kinds of place (NAT, firewall) that the laboratory can build
+    Places,
+    /// Build a topology and run a command on one of its hosts
+    Run(topology::RunArgs),
+    /// Print a topology file to start from
+    Example,
+    /// Measure the link emulator against what it was told to do
+    Link(bench::LinkArgs),
+}
+
+/// Runs a command of the laboratory.
+pub fn run(command: LabCommand, json: bool) -> Result<()> {
+    match command {
+        LabCommand::Places => topology::places(json),
+        LabCommand::Run(arguments) => topology::run(&arguments),
+        LabCommand::Example => {
+            print!("{}", topology::EXAMPLE);
+            Ok(())
+        }
+        LabCommand::Link(arguments) => bench::link(&arguments, json),
+    }
+}

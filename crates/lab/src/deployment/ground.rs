@@ -1,0 +1,42 @@
+//! Where a network's programs run: all on this machine, or each in a place of the laboratory.
+
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    path::Path,
+    process::Command,
+};
+
+use crate::network::Network;
+
+/// Hosts with addresses, on which programs can be started.
+pub trait Ground {
+    /// A command that will run `program` on `host`.
+    fn command(&self, host: &str, program: &Path) -> Command;
+
+    /// The address under which others reach `host`, if it has one of its own.
+    fn address(&self, host: &str) -> Option<IpAddr>;
+}
+
+/// This machine, with loopback for a network.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ThisMachine;
+
+impl Ground for ThisMachine {
+    fn command(&self, _host: &str, program: &Path) -> Command {
+        Command::new(program)
+    }
+
+    fn address(&self, _host: &str) -> Option<IpAddr> {
+        Some(Ipv4Addr::LOCALHOST.into())
+    }
+}
+
+impl Ground for Network {
+    fn command(&self, host: &str, program: &Path) -> Command {
+        Network::command(self, host, program)
+    }
+
+    fn address(&self, host: &str) -> Option<IpAddr> {
+        self.ipv4(host).map(IpAddr::from).or_else(|| self.ipv6(host).map(IpAddr::from))
+    }
+}
