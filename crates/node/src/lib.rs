@@ -8,3 +8,4 @@ pub mod transport;
 pub mod udp;
 
 pub mod storage;
+pub mod super_node;

@@ -102,18 +102,8 @@ impl ControlChannel {
         }
     }
 
-    /// As the other side, second step: greets back.
-    pub async fn welcome(
-        connection: Connection,
-        mut stream: MuxStream,
-        greeting: &Greeting,
-    ) -> Result<(Self, Inbox), TransportError> {
-        let hello = ControlMessage { kind: Some(Kind::Hello(greeting.to_wire())) };
-        write_frame(&mut stream, &hello).await?;
-        Ok(Self::start(connection, stream))
-    }
-
-    fn start(connection: Connection, stream: MuxStream) -> (Self, Inbox) {
+    /// As the other side, second step: takes the stream into use. The caller greets back first.
+    pub fn start(connection: Connection, stream: MuxStream) -> (Self, Inbox) {
         let (outgoing, queue) = mpsc::channel(QUEUE_MAX);
         let (inbox_sender, inbox) = mpsc::channel(QUEUE_MAX);
         let inner = Arc::new(Inner {
