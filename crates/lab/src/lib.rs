@@ -3,6 +3,8 @@
 pub mod cli;
 pub mod deployment;
 pub mod emulator;
+pub mod measure;
 pub mod network;
 pub mod sandbox;
+pub mod speech;
 pub mod topology;

@@ -1,9 +1,10 @@
 //! The bounded, lock-free exchange between the audio thread and the network side of a call leg.
 //!
-//! Two single-producer single-consumer rings. Towards the network one byte on a socket
-//! pair wakes the async task: a system call that cannot block (a full socket is awake already). Towards the audio thread nobody is woken: it looks
-//! before every block it plays, and the moment of arrival travels with each message. A full ring
-//! refuses the newest message and counts it: sound that late is of no use.
+//! Two single-producer single-consumer rings. Towards the network one byte on a socket pair
+//! wakes the async task: a system call that cannot block (a full socket is awake already).
+//! Towards the audio thread nobody is woken: it looks before every block it plays, and the
+//! moment of arrival travels with each message. A full ring refuses the newest message and
+//! counts it: sound that late is of no use.
 
 use std::{
     io::{self, Write as _},
