@@ -1,0 +1,406 @@
+//! Finding a name: cache, eight keepers, sixteen more, the login server (paper, section IV C).
+//!
+//! ```text
+//!   look_up ─▶ cache? ──────────────────────────────────────────────▶ answer
+//!      └─▶ 8 keepers ── 6 answer alike, or 3 alike and time is up ──▶ answer
+//!              └── they disagree, or know nothing ─▶ 16 more ───────▶ the newest record
+//!                                                       └─ nothing ─▶ login server
+//! ```
+//!
+//! Of several answers the highest sequence wins: records are signed, so a keeper can withhold or
+//! give an old one, never invent. A keeper that is contradicted by what others held long before loses
+//! its voice in the count for an hour.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+
+use super::{Found, Keeper, View, cache::Cache};
+use crate::{
+    clock::UnixTime,
+    identity::{NameKey, NodeId},
+    overlay::placement::{ASKED_FIRST, shard_of},
+    wire::v1::{self, overlay_message::Kind},
+};
+
+/// Answers alike that settle a look-up before all have come. Chosen: with 30 % hostile keepers six of
+/// eight are so with probability 0.011, all eight with 0.00007.
+const ALIKE: usize = 6;
+
+/// Answers alike that are enough when time is up and nobody contradicts (chosen).
+const ALIKE_AT_TIMEOUT: usize = 3;
+
+/// How long the first eight, and then the sixteen, may take (chosen: the 99th percentile of round
+/// trips in the wild).
+const STAGE_TIMEOUT: Duration = Duration::from_millis(600);
+
+/// Look-ups under way (chosen).
+const LOOK_UPS_MAX: usize = 16_384;
+
+/// Keepers whose contradictions are remembered (chosen).
+const CONTRADICTED_MAX: usize = 4096;
+
+/// Contradictions after which a keeper's voice does not count, and for how long (chosen).
+const CONTRADICTIONS_MAX: u32 = 3;
+const DISTRUST_TIME: Duration = Duration::from_secs(3600);
+
+/// A record older than this should have reached every keeper (chosen: above one hand-over).
+const SETTLED_MS: u64 = 60_000;
+
+/// Where an answer came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// This super node's cache.
+    Cache,
+    /// The first keepers.
+    Keepers,
+    /// The first and more.
+    MoreKeepers,
+    /// Nobody: the login server is the last resort.
+    Nobody,
+}
+
+/// A finished look-up.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// The number that [`LookUps::look_up`] gave.
+    pub look_up: u64,
+    /// What was looked up.
+    pub key: NameKey,
+    /// Newest record of each device under the name; empty if nobody knows it.
+    pub found: Vec<Found>,
+    /// Where it came from.
+    pub source: Source,
+}
+
+/// Counters for metrics.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LookUpStatistics {
+    /// Look-ups begun.
+    pub look_ups: u64,
+    /// Answered from the cache.
+    pub cache_hits: u64,
+    /// Answered by the first keepers.
+    pub by_keepers: u64,
+    /// Answered after sixteen more were asked.
+    pub by_more_keepers: u64,
+    /// Answered by nobody.
+    pub by_nobody: u64,
+}
+
+#[derive(Clone, Debug)]
+enum Reply {
+    Awaited,
+    Found(Vec<(NodeId, u64, bool)>),
+}
+
+struct Query {
+    key: NameKey,
+    replies: BTreeMap<NodeId, Reply>,
+    best: BTreeMap<NodeId, Found>,
+    more: Vec<NodeId>,
+    deadline: Instant,
+    asked_more: bool,
+}
+
+/// Look-ups under way at this super node.
+#[derive(Default)]
+pub struct LookUps {
+    queries: BTreeMap<u64, Query>,
+    next_id: u64,
+    cache: Cache,
+    contradicted: BTreeMap<NodeId, (u32, Instant)>,
+    out: Vec<(NodeId, Kind)>,
+    answers: Vec<Answer>,
+    silent: Vec<NodeId>,
+    statistics: LookUpStatistics,
+}
+
+impl LookUps {
+    /// Starts a look-up; its answer comes from [`Self::take_answers`]. `fresh` bypasses the cache.
+    /// `None` if too many are under way.
+    pub fn look_up(
+        &mut self,
+        view: &View,
+        keeper: &Keeper,
+        key: NameKey,
+        fresh: bool,
+    ) -> Option<u64> {
+        if self.queries.len() >= LOOK_UPS_MAX {
+            return None;
+        }
+        let id = self.next_id;
+        self.next_id += 1;
+        self.statistics.look_ups += 1;
+        if fresh {
+            self.cache.forget(&key);
+        }
+        if let Some(found) = self.cache.get(view.now.instant, &key) {
+            let found = found.clone();
+            self.statistics.cache_hits += 1;
+            self.answers.push(Answer { look_up: id, key, found, source: Source::Cache });
+            return Some(id);
+        }
+        let placement = keeper.placement(view, shard_of(&key));
+        let ranked = placement.ranked();
+        let (first, more) = ranked.split_at(ranked.len().min(ASKED_FIRST));
+        let deadline = view.now.instant + STAGE_TIMEOUT;
+        let mut query = Query {
+            key,
+            replies: BTreeMap::new(),
+            best: BTreeMap::new(),
+            more: more.to_vec(),
+            deadline,
+            asked_more: false,
+        };
+        ask(&mut query, &mut self.out, view, keeper, first, id);
+        self.queries.insert(id, query);
+        self.settle(view, keeper, id);
+        Some(id)
+    }
+
+    /// Look-ups under way.
+    pub fn under_way(&self) -> usize {
+        self.queries.len()
+    }
+
+    /// Names in the cache.
+    pub fn cached(&self) -> usize {
+        self.cache.len()
+    }
+
+    /// Counters.
+    pub fn statistics(&self) -> LookUpStatistics {
+        self.statistics
+    }
+
+    /// Keepers whose voice does not count at present.
+    pub fn distrusted(&self) -> usize {
+        self.contradicted.values().filter(|(count, _)| *count >= CONTRADICTIONS_MAX).count()
+    }
+
+    /// When [`Self::handle_timeout`] has something to do.
+    pub fn next_timeout(&self) -> Option<Instant> {
+        self.queries.values().map(|query| query.deadline).min()
+    }
+
+    /// Messages to send.
+    pub fn take_messages(&mut self) -> Vec<(NodeId, Kind)> {
+        std::mem::take(&mut self.out)
+    }
+
+    /// Look-ups that are finished.
+    pub fn take_answers(&mut self) -> Vec<Answer> {
+        std::mem::take(&mut self.answers)
+    }
+
+    /// Keepers that did not answer: worth a ping.
+    pub fn take_silent(&mut self) -> Vec<NodeId> {
+        std::mem::take(&mut self.silent)
+    }
+
+    /// The cached answer for this name is known to be out of date.
+    pub fn forget(&mut self, key: &NameKey) {
+        self.cache.forget(key);
+    }
+
+    /// A keeper answered.
+    pub fn handle_answer(
+        &mut self,
+        view: &View,
+        keeper: &Keeper,
+        from: NodeId,
+        answer: &v1::FindAnswer,
+    ) {
+        let Some(query) = self.queries.get_mut(&answer.request) else { return };
+        let Some(reply) = query.replies.get_mut(&from) else { return };
+        if !matches!(reply, Reply::Awaited) || answer.refused {
+            return;
+        }
+        let mut found = Vec::new();
+        for entry in answer.entries.iter().take(DEVICES_MAX) {
+            let Some(one) = check(view, &query.key, entry) else { continue };
+            found.push(one);
+        }
+        *reply = Reply::Found(found.iter().map(summary).collect());
+        merge(&mut query.best, found);
+        self.settle(view, keeper, answer.request);
+    }
+
+    /// Gives up waiting where time is up.
+    pub fn handle_timeout(&mut self, view: &View, keeper: &Keeper) {
+        let now = view.now.instant;
+        let due = |(id, query): (&u64, &Query)| (query.deadline <= now).then_some(*id);
+        let due: Vec<u64> = self.queries.iter().filter_map(due).collect();
+        for id in due {
+            self.settle(view, keeper, id);
+        }
+    }
+
+    /// Decides whether the answers so far are enough.
+    fn settle(&mut self, view: &View, keeper: &Keeper, id: u64) {
+        let Some(query) = self.queries.get_mut(&id) else { return };
+        let time_is_up = query.deadline <= view.now.instant;
+        let contradicted = &self.contradicted;
+        let trusted = |node: &NodeId| {
+            !contradicted.get(node).is_some_and(|(count, until)| {
+                *count >= CONTRADICTIONS_MAX && view.now.instant < *until
+            })
+        };
+        let best: Vec<_> = query.best.values().map(summary).collect();
+        let mut alike = 0;
+        let mut different = 0;
+        let mut awaited = 0;
+        for (node, reply) in &query.replies {
+            match reply {
+                Reply::Awaited => awaited += 1,
+                Reply::Found(_) if !trusted(node) => {}
+                Reply::Found(found) if *found == best => alike += 1,
+                Reply::Found(_) => different += 1,
+            }
+        }
+        let known = !best.is_empty();
+        let all_in = awaited == 0 || time_is_up;
+        let enough = if query.asked_more {
+            all_in || (known && alike + different >= 2 * ALIKE + 2)
+        } else {
+            let calm = known && different == 0;
+            calm && (alike >= ALIKE || (all_in && alike >= ALIKE_AT_TIMEOUT))
+                || (calm && all_in && query.more.is_empty())
+        };
+        if enough {
+            return self.finish(view, id);
+        }
+        let more_needed = all_in || different > 0 && alike + different >= ALIKE;
+        if !query.asked_more && more_needed {
+            query.asked_more = true;
+            query.deadline = view.now.instant + STAGE_TIMEOUT;
+            let more = std::mem::take(&mut query.more);
+            ask(query, &mut self.out, view, keeper, &more, id);
+            if query.replies.values().all(|reply| !matches!(reply, Reply::Awaited)) {
+                self.finish(view, id);
+            }
+        }
+    }
+
+    fn finish(&mut self, view: &View, id: u64) {
+        let Some(query) = self.queries.remove(&id) else { return };
+        self.judge(view, &query);
+        let attached = |home: NodeId| home == view.own.0 || view.table.is_present(&home);
+        let mut found: Vec<Found> = query.best.into_values().collect();
+        for one in &mut found {
+            // The super node in use is dead: the device will attach elsewhere and say so.
+            if one.departed.is_none() && one.record.home().is_some_and(|home| !attached(home)) {
+                one.departed = Some(view.now.unix);
+            }
+        }
+        let source = match (found.is_empty(), query.asked_more) {
+            (true, _) => Source::Nobody,
+            (false, false) => Source::Keepers,
+            (false, true) => Source::MoreKeepers,
+        };
+        match source {
+            Source::Nobody => self.statistics.by_nobody += 1,
+            Source::MoreKeepers => self.statistics.by_more_keepers += 1,
+            _ => self.statistics.by_keepers += 1,
+        }
+        if !found.is_empty() {
+            self.cache.put(view.now.instant, query.key, found.clone());
+        }
+        self.answers.push(Answer { look_up: id, key: query.key, found, source });
+    }
+
+    /// Remembers which keepers the outcome contradicts, and which were silent.
+    fn judge(&mut self, view: &View, query: &Query) {
+        let settled_before = UnixTime(view.now.unix.0.saturating_sub(SETTLED_MS));
+        let settled: Vec<_> = query
+            .best
+            .values()
+            .filter(|found| found.record.sequence < settled_before.0)
+            .map(|found| (found.record.device, found.record.sequence))
+            .collect();
+        for (node, reply) in query.replies.iter().take(ASKED_FIRST) {
+            let Reply::Found(told) = reply else {
+                if query.deadline <= view.now.instant {
+                    self.silent.push(*node);
+                }
+                continue;
+            };
+            let lacks = |(device, sequence): &(NodeId, u64)| {
+                !told.iter().any(|(other, told, _)| other == device && told >= sequence)
+            };
+            let was_keeper = !query.more.contains(node);
+            if was_keeper && !query.asked_more && settled.iter().any(lacks) {
+                self.contradict(view.now.instant, *node);
+            } else if !settled.iter().any(lacks) {
+                self.contradicted.remove(node);
+            }
+        }
+    }
+
+    fn contradict(&mut self, now: Instant, node: NodeId) {
+        if self.contradicted.len() >= CONTRADICTED_MAX && !self.contradicted.contains_key(&node) {
+            self.contradicted.retain(|_, (_, until)| now < *until);
+            if self.contradicted.len() >= CONTRADICTED_MAX {
+                return;
+            }
+        }
+        let entry = self.contradicted.entry(node).or_insert((0, now));
+        entry.0 += 1;
+        entry.1 = now + DISTRUST_TIME;
+    }
+}
+
+/// Most devices of one name that an answer may hold.
+const DEVICES_MAX: usize = 16;
+
+fn ask(
+    query: &mut Query,
+    out: &mut Vec<(NodeId, Kind)>,
+    view: &View,
+    keeper: &Keeper,
+    nodes: &[NodeId],
+    id: u64,
+) {
+    for node in nodes {
+        if *node == view.own.0 {
+            let held = keeper.find(view.now.unix, &query.key);
+            let found: Vec<Found> = held.iter().map(|held| held.found()).collect();
+            query.replies.insert(*node, Reply::Found(found.iter().map(summary).collect()));
+            merge(&mut query.best, found);
+            continue;
+        }
+        query.replies.insert(*node, Reply::Awaited);
+        let key = Bytes::copy_from_slice(&query.key.0);
+        out.push((*node, Kind::Find(v1::Find { request: id, key })));
+    }
+}
+
+fn merge(best: &mut BTreeMap<NodeId, Found>, found: Vec<Found>) {
+    for one in found {
+        let device = one.record.device;
+        if best.get(&device).is_none_or(|known| known.rank() < one.rank()) {
+            best.insert(device, one);
+        }
+    }
+}
+
+fn summary(found: &Found) -> (NodeId, u64, bool) {
+    (found.record.device, found.record.sequence, found.departed.is_some())
+}
+
+/// Checks an entry that a keeper gave: the right name, signed, alive; and its departure, if any.
+pub fn check(view: &View, key: &NameKey, entry: &v1::Entry) -> Option<Found> {
+    let record = view.trust.record(entry.record.as_ref()?, view.now.unix)?;
+    if record.name_key != *key || !record.is_live(view.now.unix) {
+        return None;
+    }
+    let departed = entry
+        .departure
+        .as_ref()
+        .filter(|departure| super::keeper::departure_fits(view, &record, departure));
+    Some(Found { departed: departed.map(|d| UnixTime(d.at_unix_ms)), record })
+}

@@ -1,0 +1,245 @@
+//! Putting the records of attached devices into the Global Index, and taking them offline.
+//!
+//! A device signs its record and hands it to its super node, which stores it at the keepers of the
+//! name and, if the device wants to be found by wildcard, of its search terms. When a device vanishes,
+//! its super node signs a departure. Stores that are not answered are repeated a few times; what
+//! fails still is repaired between the keepers (`transfer`).
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use prost::Message;
+
+use super::{Keeper, StoreResult, View, record::UserRecord};
+use crate::{
+    identity::{NameKey, NodeId},
+    overlay::placement::shard_of,
+    wire::v1::{self, overlay_message::Kind},
+};
+
+/// When an unanswered store is repeated (chosen: above the 99th percentile of round trips).
+const STORE_TIMEOUT: Duration = Duration::from_millis(1500);
+
+/// How often a store is sent (chosen; the keepers repair the rest among themselves).
+const STORE_TRIES: u8 = 3;
+
+/// Most stores awaiting answers; at the bound they are sent once only (chosen).
+const PENDING_MAX: usize = 65_536;
+
+/// When listed records are filed under their search terms anew (chosen: thrice in their life).
+const TERMS_REFRESH_HOURS: u64 = 24;
+
+/// Why a record was not published. Nothing changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum PublishRefused {
+    /// The device has no connection to this super node.
+    #[error("the device is not attached here")]
+    NotAttached,
+    /// Not a record, or its certificate or signature fails.
+    #[error("the record is malformed or not signed by a certified device")]
+    Invalid,
+    /// The record belongs to another device.
+    #[error("the record belongs to another device")]
+    OtherDevice,
+    /// The record does not name this super node first.
+    #[error("the record names another super node as the one in use")]
+    OtherHome,
+    /// Its life is over or it comes from the future: the clock of the device is wrong.
+    #[error("the record is expired or from the future: check the clock")]
+    WrongTime,
+    /// Older than the one before.
+    #[error("a newer record has been published")]
+    Stale,
+}
+
+#[derive(Default)]
+struct Attached {
+    record: Option<Arc<UserRecord>>,
+    terms: Vec<NameKey>,
+    terms_filed_ms: u64,
+}
+
+struct Pending {
+    to: NodeId,
+    entry: v1::Entry,
+    tries: u8,
+}
+
+/// The devices attached to this super node, and the stores under way for them.
+#[derive(Default)]
+pub struct Publisher {
+    attached: BTreeMap<NodeId, Attached>,
+    pending: BTreeMap<u64, Pending>,
+    deadlines: VecDeque<(Instant, u64)>,
+    next_request: u64,
+    out: Vec<(NodeId, Kind)>,
+    silent: Vec<NodeId>,
+}
+
+impl Publisher {
+    /// A device is attached.
+    pub fn attach(&mut self, device: NodeId) {
+        self.attached.entry(device).or_default();
+    }
+
+    /// Devices attached.
+    pub fn attached(&self) -> usize {
+        self.attached.len()
+    }
+
+    /// Whether the device is attached.
+    pub fn is_attached(&self, device: &NodeId) -> bool {
+        self.attached.contains_key(device)
+    }
+
+    /// The record that an attached device published last.
+    pub fn record(&self, device: &NodeId) -> Option<&Arc<UserRecord>> {
+        self.attached.get(device)?.record.as_ref()
+    }
+
+    /// Stores awaiting answers.
+    pub fn pending(&self) -> usize {
+        self.pending.len()
+    }
+
+    /// When [`Self::handle_timeout`] has something to do.
+    pub fn next_timeout(&self) -> Option<Instant> {
+        self.deadlines.front().map(|(at, _)| *at)
+    }
+
+    /// Messages to send.
+    pub fn take_messages(&mut self) -> Vec<(NodeId, Kind)> {
+        std::mem::take(&mut self.out)
+    }
+
+    /// Keepers that did not answer at all: worth a ping.
+    pub fn take_silent(&mut self) -> Vec<NodeId> {
+        std::mem::take(&mut self.silent)
+    }
+
+    /// Publishes the record of an attached device. Returns keys that changed at this node itself.
+    pub fn publish(
+        &mut self,
+        view: &View,
+        keeper: &mut Keeper,
+        device: NodeId,
+        record: &[u8],
+    ) -> Result<Vec<NameKey>, PublishRefused> {
+        let attached = self.attached.get_mut(&device).ok_or(PublishRefused::NotAttached)?;
+        let wire = v1::UserRecord::decode(Bytes::copy_from_slice(record))
+            .map_err(|_| PublishRefused::Invalid)?;
+        let record = view.trust.record(&wire, view.now.unix).ok_or(PublishRefused::Invalid)?;
+        if record.device != device {
+            return Err(PublishRefused::OtherDevice);
+        }
+        if record.home() != Some(view.own.0) {
+            return Err(PublishRefused::OtherHome);
+        }
+        if !record.is_live(view.now.unix) {
+            return Err(PublishRefused::WrongTime);
+        }
+        let known = attached.record.as_ref().map_or(0, |known| known.sequence);
+        if record.sequence < known {
+            return Err(PublishRefused::Stale);
+        }
+        let terms = record.terms(view.trust.network());
+        let terms_due = view.now.unix.0 > attached.terms_filed_ms + TERMS_REFRESH_HOURS * 3_600_000;
+        let mut keys = vec![record.name_key];
+        if terms_due || terms != attached.terms {
+            keys.extend_from_slice(&terms);
+            attached.terms_filed_ms = view.now.unix.0;
+            attached.terms = terms;
+        }
+        attached.record = Some(record);
+        let mut changed = Vec::new();
+        for key in keys {
+            let entry = v1::Entry {
+                key: Bytes::copy_from_slice(&key.0),
+                record: Some(wire.clone()),
+                departure: None,
+            };
+            changed.extend(self.store_at_keepers(view, keeper, key, entry));
+        }
+        Ok(changed)
+    }
+
+    /// A device vanished or said good-bye: tells the keepers. Returns keys that changed here.
+    pub fn detach(&mut self, view: &View, keeper: &mut Keeper, device: NodeId) -> Vec<NameKey> {
+        let Some(attached) = self.attached.remove(&device) else { return Vec::new() };
+        let Some(record) = attached.record else { return Vec::new() };
+        let mut departure = v1::Departure {
+            device: Bytes::copy_from_slice(&device.0),
+            super_node: Bytes::copy_from_slice(&view.own.0.0),
+            sequence: record.sequence,
+            at_unix_ms: view.now.unix.0,
+            signature: Bytes::new(),
+        };
+        departure.signature = view.trust.sign(&super::departure_signed_part(&departure));
+        let key = record.name_key;
+        let entry = v1::Entry {
+            key: Bytes::copy_from_slice(&key.0),
+            record: None,
+            departure: Some(departure),
+        };
+        self.store_at_keepers(view, keeper, key, entry)
+    }
+
+    fn store_at_keepers(
+        &mut self,
+        view: &View,
+        keeper: &mut Keeper,
+        key: NameKey,
+        entry: v1::Entry,
+    ) -> Vec<NameKey> {
+        let placement = keeper.placement(view, shard_of(&key));
+        let mut changed = Vec::new();
+        for to in placement.keepers() {
+            if *to == view.own.0 {
+                if let StoreResult::Changed(key) = keeper.store(view, &entry) {
+                    changed.push(key);
+                }
+                continue;
+            }
+            let request = self.next_request;
+            self.next_request += 1;
+            self.send(request, *to, &entry);
+            if self.pending.len() < PENDING_MAX {
+                self.pending.insert(request, Pending { to: *to, entry: entry.clone(), tries: 1 });
+                self.deadlines.push_back((view.now.instant + STORE_TIMEOUT, request));
+            }
+        }
+        changed
+    }
+
+    fn send(&mut self, request: u64, to: NodeId, entry: &v1::Entry) {
+        let store = v1::Store { request, entries: vec![entry.clone()] };
+        self.out.push((to, Kind::Store(store)));
+    }
+
+    /// A keeper answered.
+    pub fn handle_stored(&mut self, from: NodeId, stored: &v1::Stored) {
+        if self.pending.get(&stored.request).is_some_and(|pending| pending.to == from) {
+            self.pending.remove(&stored.request);
+        }
+    }
+
+    /// Repeats stores that were not answered.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        while self.deadlines.front().is_some_and(|(at, _)| *at <= now) {
+            let Some((_, request)) = self.deadlines.pop_front() else { return };
+            let Some(mut pending) = self.pending.remove(&request) else { continue };
+            if pending.tries >= STORE_TRIES {
+                self.silent.push(pending.to);
+                continue;
+            }
+            pending.tries += 1;
+            self.send(request, pending.to, &pending.entry);
+            self.pending.insert(request, pending);
+            self.deadlines.push_back((now + STORE_TIMEOUT, request));
+        }
+    }
+}

@@ -1,0 +1,342 @@
+//! Handing shards over when the membership changes, and repairing what differs.
+//!
+//! ```text
+//!   keeper that stays ── ShardOffer (digest) ──▶ new keeper        first two of the old ranking offer
+//!                     ◀─ ShardPull (hashes held) ──                only if the digests differ
+//!                     ── ShardPage (entries lacking) … ──▶
+//!                     ── ShardPull, last ──▶                       if the other held more
+//! ```
+//!
+//! The same exchange runs now and then between two keepers of a shard chosen at random
+//! (anti-entropy), so that whatever was lost, withheld or split comes together again.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use prost::Message;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha12Rng;
+
+use super::{Keeper, StoreResult, View};
+use crate::{
+    identity::{NameKey, NodeId},
+    overlay::{
+        DATAGRAM_PAYLOAD_BYTES_MAX, MemberEvent,
+        placement::{KEEPERS, Placement},
+    },
+    wire::v1::{self, overlay_message::Kind},
+};
+
+/// Time between a change of the membership and the offers that follow (chosen: joins and deaths
+/// that come together are handled together).
+const OFFER_DELAY: Duration = Duration::from_secs(2);
+
+/// Offers in one go and the time between two goes (chosen: 200 kilobytes a second at most).
+const OFFERS_PER_TICK: usize = 64;
+const OFFER_TICK: Duration = Duration::from_millis(250);
+
+/// Time between two rounds of anti-entropy, and shards compared in each (chosen: each of the 400
+/// shards of a super node among 2,000 about once an hour).
+const REPAIR_PERIOD: Duration = Duration::from_secs(60);
+const REPAIRED_PER_ROUND: usize = 6;
+
+/// How long a shard is kept that belongs elsewhere now (chosen: the new keepers have it by then).
+const SURPLUS_TIME: Duration = Duration::from_secs(15 * 60);
+
+/// Pages sent in answer to one pull (chosen: a burst of 5 kilobytes).
+const PAGES_PER_PULL: usize = 4;
+
+/// Most hashes in one pull.
+const PULL_HASHES_MAX: usize = 120;
+
+const PLACE_BYTES: usize = NameKey::BYTES + NodeId::BYTES;
+
+pub(super) struct Transfer {
+    rng: ChaCha12Rng,
+    offers: BTreeSet<(u32, NodeId)>,
+    next_offers: Option<Instant>,
+    next_repair: Instant,
+    repaired: u32,
+    /// Pulls under way: a shard is pulled from one keeper at a time.
+    pulling: BTreeMap<u32, (NodeId, Instant)>,
+    pub(super) out: Vec<(NodeId, Kind)>,
+}
+
+impl Transfer {
+    pub(super) fn new(now: Instant, seed: [u8; 32]) -> Self {
+        let mut rng = ChaCha12Rng::from_seed(seed);
+        let next_repair = now + REPAIR_PERIOD.mul_f64(rng.random::<f64>());
+        Self {
+            rng,
+            offers: BTreeSet::new(),
+            next_offers: None,
+            next_repair,
+            repaired: 0,
+            pulling: BTreeMap::new(),
+            out: Vec::new(),
+        }
+    }
+}
+
+/// How long a pull may take before another keeper is asked (chosen).
+const PULL_TIME: Duration = Duration::from_secs(5);
+
+impl Keeper {
+    /// When [`Self::handle_timeout`] has something to do.
+    pub fn next_timeout(&self) -> Instant {
+        let repair = self.transfer.next_repair;
+        self.transfer.next_offers.map_or(repair, |at| at.min(repair))
+    }
+
+    /// Messages to send.
+    pub fn take_messages(&mut self) -> Vec<(NodeId, Kind)> {
+        std::mem::take(&mut self.transfer.out)
+    }
+
+    /// The membership changed: some shards have other keepers now.
+    pub fn handle_member_event(&mut self, view: &View, event: MemberEvent) {
+        let mut offers = Vec::new();
+        for (shard, state) in &mut self.shards {
+            let before: Option<(usize, Vec<NodeId>)> = match event {
+                MemberEvent::Up(_) => None,
+                MemberEvent::Down(node) => {
+                    let affected = state.placement.place(node).is_some();
+                    affected.then(|| (0, state.placement.keepers().to_vec()))
+                }
+            };
+            let changed = match event {
+                MemberEvent::Up(node) => state.placement.add(view.table, view.own, *shard, node),
+                MemberEvent::Down(node) => {
+                    state.placement.remove(view.table, view.own, *shard, node)
+                }
+            };
+            if !changed {
+                continue;
+            }
+            let own_place = state.placement.place(view.own.0);
+            let is_keeper = own_place.is_some_and(|place| place < KEEPERS);
+            match (is_keeper, state.surplus_since) {
+                (true, _) => state.surplus_since = None,
+                (false, None) => state.surplus_since = Some(view.now.instant),
+                (false, Some(_)) => {}
+            }
+            let keepers = state.placement.keepers();
+            match (event, before) {
+                (MemberEvent::Up(node), _) if keepers.contains(&node) => {
+                    offers.extend(offer_of(*shard, keepers, view.own.0, &[node]));
+                }
+                (MemberEvent::Down(_), Some((_, old))) => {
+                    let new: Vec<NodeId> =
+                        keepers.iter().copied().filter(|node| !old.contains(node)).collect();
+                    offers.extend(offer_of(*shard, keepers, view.own.0, &new));
+                }
+                _ => {}
+            }
+        }
+        if !offers.is_empty() {
+            self.transfer.offers.extend(offers);
+            self.transfer.next_offers.get_or_insert(view.now.instant + OFFER_DELAY);
+        }
+    }
+
+    /// Runs whatever is due.
+    pub fn handle_timeout(&mut self, view: &View) {
+        let now = view.now.instant;
+        if self.transfer.next_offers.is_some_and(|at| at <= now) {
+            for _ in 0..OFFERS_PER_TICK {
+                let Some((shard, node)) = self.transfer.offers.pop_first() else { break };
+                self.offer(shard, node);
+            }
+            let more = !self.transfer.offers.is_empty();
+            self.transfer.next_offers = more.then_some(now + OFFER_TICK);
+        }
+        if now >= self.transfer.next_repair {
+            self.transfer.next_repair = now + REPAIR_PERIOD;
+            self.transfer.pulling.retain(|_, (_, until)| *until > now);
+            self.repair_some(view);
+        }
+    }
+
+    fn repair_some(&mut self, view: &View) {
+        for _ in 0..REPAIRED_PER_ROUND {
+            let next = self.shards.range(self.transfer.repaired..).next();
+            let Some((&shard, state)) = next.or_else(|| self.shards.iter().next()) else { return };
+            self.transfer.repaired = shard + 1;
+            let surplus = state.surplus_since;
+            let others: Vec<NodeId> =
+                state.placement.keepers().iter().copied().filter(|n| *n != view.own.0).collect();
+            self.expire_shard(view.now.unix, shard);
+            if !others.is_empty() {
+                let other = others[self.transfer.rng.random_range(0..others.len())];
+                self.offer(shard, other);
+            }
+            if surplus.is_some_and(|since| view.now.instant >= since + SURPLUS_TIME) {
+                self.drop_shard(shard);
+            }
+        }
+    }
+
+    /// Offers every shard to its other keepers, before this node leaves.
+    pub fn hand_over(&mut self, view: &View) {
+        for (shard, state) in &self.shards {
+            let others = state.placement.ranked().iter().filter(|node| **node != view.own.0);
+            let entries = others.skip(KEEPERS - 1).take(1).map(|node| (*shard, *node));
+            self.transfer.offers.extend(entries);
+        }
+        self.transfer.next_offers = Some(view.now.instant);
+    }
+
+    fn offer(&mut self, shard: u32, to: NodeId) {
+        let Some(state) = self.shards.get(&shard) else { return };
+        let offer =
+            v1::ShardOffer { shard, digest: state.digest, entries: state.entries.len() as u32 };
+        self.transfer.out.push((to, Kind::ShardOffer(offer)));
+    }
+
+    /// Another keeper tells what it holds.
+    pub fn handle_offer(&mut self, view: &View, from: NodeId, offer: &v1::ShardOffer) {
+        if offer.shard >= crate::overlay::placement::SHARDS {
+            return;
+        }
+        if offer.entries == 0 && !self.shards.contains_key(&offer.shard) {
+            return;
+        }
+        if !self.take_up(view, offer.shard) {
+            return;
+        }
+        let same = self.shards.get(&offer.shard).is_some_and(|s| s.digest == offer.digest);
+        let busy = self.transfer.pulling.get(&offer.shard);
+        let busy = busy.is_some_and(|(_, until)| *until > view.now.instant);
+        if same || busy {
+            return;
+        }
+        self.transfer.pulling.insert(offer.shard, (from, view.now.instant + PULL_TIME));
+        self.pull(offer.shard, from, &[], false);
+    }
+
+    fn pull(&mut self, shard: u32, from: NodeId, after: &[u8], last: bool) {
+        let Some(state) = self.shards.get(&shard) else { return };
+        let start = parse_place(after).map_or(0, |place| match state.search(&place) {
+            Ok(at) | Err(at) => at,
+        });
+        let mut held = Vec::new();
+        let listed = state.entries[start..].iter().take(PULL_HASHES_MAX);
+        listed.for_each(|entry| held.extend_from_slice(&entry.hash().to_be_bytes()));
+        let to = state.entries.get(start + PULL_HASHES_MAX).map(|e| place_bytes(&e.place()));
+        let pull = v1::ShardPull {
+            shard,
+            from: Bytes::copy_from_slice(after),
+            to: to.unwrap_or_default(),
+            held: held.into(),
+            last,
+        };
+        self.transfer.out.push((from, Kind::ShardPull(pull)));
+    }
+
+    /// Another keeper asks for what it lacks.
+    pub fn handle_pull(&mut self, from: NodeId, pull: &v1::ShardPull) {
+        if pull.held.len() > PULL_HASHES_MAX * 8 || !pull.held.len().is_multiple_of(8) {
+            return;
+        }
+        let Some(state) = self.shards.get(&pull.shard) else { return };
+        let theirs: BTreeSet<u64> =
+            pull.held.chunks_exact(8).map(crate::overlay::mix::prefix64).collect();
+        let start = parse_place(&pull.from).map_or(0, |place| match state.search(&place) {
+            Ok(at) | Err(at) => at,
+        });
+        let end = parse_place(&pull.to);
+        let mut ours = 0;
+        let mut pages = Vec::new();
+        let mut page = v1::ShardPage { shard: pull.shard, ..Default::default() };
+        let mut bytes = 0;
+        let mut more_from = pull.to.clone();
+        for held in &state.entries[start..] {
+            if end.is_some_and(|end| held.place() >= end) {
+                break;
+            }
+            if theirs.contains(&held.hash()) {
+                ours += 1;
+                continue;
+            }
+            let entry = held.to_wire();
+            let length = entry.encoded_len() + 4;
+            if bytes + length > DATAGRAM_PAYLOAD_BYTES_MAX && !page.entries.is_empty() {
+                let next = v1::ShardPage { shard: pull.shard, ..Default::default() };
+                pages.push(std::mem::replace(&mut page, next));
+                bytes = 0;
+                if pages.len() >= PAGES_PER_PULL {
+                    more_from = place_bytes(&held.place());
+                    break;
+                }
+            }
+            bytes += length;
+            page.entries.push(entry);
+        }
+        if !page.entries.is_empty() {
+            pages.push(page);
+        }
+        if pages.is_empty() && !more_from.is_empty() {
+            pages.push(v1::ShardPage { shard: pull.shard, ..Default::default() });
+        }
+        if let Some(last) = pages.last_mut() {
+            last.more_from = more_from;
+        }
+        self.statistics.pages_sent += pages.len() as u64;
+        self.transfer.out.extend(pages.into_iter().map(|page| (from, Kind::ShardPage(page))));
+        if !pull.last && ours < theirs.len() {
+            self.pull(pull.shard, from, &pull.from.clone(), true);
+        }
+    }
+
+    /// Takes entries that this node lacked. Returns the keys that changed.
+    pub fn handle_page(&mut self, view: &View, from: NodeId, page: &v1::ShardPage) -> Vec<NameKey> {
+        let mut changed = Vec::new();
+        for entry in &page.entries {
+            if let StoreResult::Changed(key) = self.store(view, entry) {
+                changed.push(key);
+            }
+        }
+        if !page.more_from.is_empty() {
+            let until = view.now.instant + PULL_TIME;
+            self.transfer.pulling.insert(page.shard, (from, until));
+            self.pull(page.shard, from, &page.more_from.clone(), true);
+        }
+        changed
+    }
+
+    /// The ranking of a shard: kept for the shards held, computed for others.
+    pub fn placement(&self, view: &View, shard: u32) -> Placement {
+        match self.shards.get(&shard) {
+            Some(state) => state.placement.clone(),
+            None => Placement::rank(view.table, view.own, shard),
+        }
+    }
+}
+
+/// The offers that this node owes to `new` keepers: the first two that stay make them.
+fn offer_of<'a>(
+    shard: u32,
+    keepers: &'a [NodeId],
+    own: NodeId,
+    new: &'a [NodeId],
+) -> impl Iterator<Item = (u32, NodeId)> + use<'a> {
+    const OFFERERS: usize = 2;
+    let mut staying = keepers.iter().filter(|node| !new.contains(node)).take(OFFERERS);
+    let offers = staying.any(|node| *node == own);
+    new.iter().filter(move |node| offers && **node != own).map(move |node| (shard, *node))
+}
+
+fn place_bytes(place: &(NameKey, NodeId)) -> Bytes {
+    let mut bytes = Vec::with_capacity(PLACE_BYTES);
+    bytes.extend_from_slice(&place.0.0);
+    bytes.extend_from_slice(&place.1.0);
+    bytes.into()
+}
+
+fn parse_place(bytes: &[u8]) -> Option<(NameKey, NodeId)> {
+    let (key, device) = bytes.split_at_checked(NameKey::BYTES)?;
+    Some((NameKey::from_slice(key)?, NodeId::from_slice(device)?))
+}

@@ -1,0 +1,182 @@
+//! Which super nodes keep a shard of the Global Index: rendezvous hashing (Thaler, Ravishankar 1998).
+//!
+//! A key belongs to one of [`SHARDS`] shards (its first two bytes); every super node scores for
+//! every shard, and the best [`KEEPERS`] keep it. Of the keepers at most two lie in one address
+//! block, so that an owner of many addresses in one place cannot surround a name. Ranking whole shards
+//! rather than single keys makes a membership change cost a look at the few shards that a node holds.
+
+use super::{
+    mix::{mix64, node64},
+    statement::AddressBlock,
+    table::Table,
+};
+use crate::identity::{NameKey, NodeId};
+
+/// Shards of the index (part of the protocol; chosen: 5 per super node at 100,000, and a shard of
+/// a few kilobytes at 2,000).
+pub const SHARDS: u32 = 65_536;
+
+/// Super nodes that hold each record. Chosen: with 30 % killed at once a shard is lost with
+/// probability 0.3^12 = 5e-7, and 8 (the number first asked) would lose 4 shards of 65,536.
+pub const KEEPERS: usize = 12;
+
+/// Keepers asked first by a look-up (paper, section IV C: eight nodes).
+pub const ASKED_FIRST: usize = 8;
+
+/// Super nodes asked when the first disagree or know nothing (paper, section IV C: sixteen more).
+pub const ASKED_MORE: usize = 16;
+
+/// Super nodes that are ranked for a shard; the spare ones step in as keepers die.
+pub const RANKED: usize = ASKED_FIRST + ASKED_MORE;
+
+/// Most keepers in one address block (chosen).
+const PER_BLOCK_MAX: usize = 2;
+
+/// The shard that a key belongs to.
+pub fn shard_of(key: &NameKey) -> u32 {
+    u32::from(u16::from_be_bytes([key.0[0], key.0[1]]))
+}
+
+/// How well `node` suits `shard`; the highest keep it.
+pub fn score(node: NodeId, shard: u32) -> u64 {
+    mix64(node64(node) ^ mix64(u64::from(shard) + 1))
+}
+
+/// The best super nodes for one shard, best first.
+#[derive(Clone, Debug, Default)]
+pub struct Placement {
+    by_score: Vec<(u64, NodeId)>,
+    ranked: Vec<NodeId>,
+}
+
+impl Placement {
+    /// Ranks all present members and this node itself.
+    pub fn rank(table: &Table, own: (NodeId, AddressBlock), shard: u32) -> Self {
+        let mut by_score: Vec<(u64, NodeId)> = Vec::with_capacity(RANKED + 1);
+        insert(&mut by_score, (score(own.0, shard), own.0));
+        for member in table.iter() {
+            let node = member.super_node.node;
+            insert(&mut by_score, (score(node, shard), node));
+        }
+        let mut placement = Self { by_score, ranked: Vec::new() };
+        placement.order(table, own);
+        placement
+    }
+
+    /// The keepers, best first.
+    pub fn keepers(&self) -> &[NodeId] {
+        &self.ranked[..self.ranked.len().min(KEEPERS)]
+    }
+
+    /// The keepers and those who would step in, best first.
+    pub fn ranked(&self) -> &[NodeId] {
+        &self.ranked
+    }
+
+    /// Place of `node` in the ranking.
+    pub fn place(&self, node: NodeId) -> Option<usize> {
+        self.ranked.iter().position(|other| *other == node)
+    }
+
+    /// A super node joined. Returns whether the ranking changed.
+    pub fn add(
+        &mut self,
+        table: &Table,
+        own: (NodeId, AddressBlock),
+        shard: u32,
+        node: NodeId,
+    ) -> bool {
+        let changed = insert(&mut self.by_score, (score(node, shard), node));
+        if changed {
+            self.order(table, own);
+        }
+        changed
+    }
+
+    /// A super node died. Returns whether the ranking changed.
+    pub fn remove(
+        &mut self,
+        table: &Table,
+        own: (NodeId, AddressBlock),
+        shard: u32,
+        node: NodeId,
+    ) -> bool {
+        let Some(place) = self.by_score.iter().position(|entry| entry.1 == node) else {
+            return false;
+        };
+        self.by_score.remove(place);
+        if self.by_score.len() < KEEPERS + 2 && table.present() >= self.by_score.len() {
+            *self = Self::rank(table, own, shard);
+        } else {
+            self.order(table, own);
+        }
+        true
+    }
+
+    fn order(&mut self, table: &Table, own: (NodeId, AddressBlock)) {
+        let mut blocks: Vec<(AddressBlock, usize)> = Vec::with_capacity(RANKED);
+        let mut crowded = Vec::new();
+        self.ranked.clear();
+        for (_, node) in &self.by_score {
+            let block = if *node == own.0 {
+                Some(own.1)
+            } else {
+                table.get(node).map(|member| member.super_node.block())
+            };
+            let Some(block) = block else { continue };
+            let count = match blocks.iter_mut().find(|entry| entry.0 == block) {
+                Some(entry) => &mut entry.1,
+                None => {
+                    blocks.push((block, 0));
+                    &mut blocks.last_mut().expect("pushed above").1
+                }
+            };
+            *count += 1;
+            if *count <= PER_BLOCK_MAX {
+                self.ranked.push(*node);
+            } else {
+                crowded.push(*node);
+            }
+        }
+        self.ranked.append(&mut crowded);
+    }
+}
+
+fn insert(by_score: &mut Vec<(u64, NodeId)>, entry: (u64, NodeId)) -> bool {
+    if by_score.len() >= RANKED && by_score.last().is_some_and(|last| *last >= entry) {
+        return false;
+    }
+    let place = by_score.partition_point(|other| *other > entry);
+    if by_score.get(place) == Some(&entry) {
+        return false;
+    }
+    by_score.insert(place, entry);
+    by_score.truncate(RANKED);
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ranking_is_by_score_and_bounded() {
+        let mut by_score = Vec::new();
+        for byte in 0..100_u8 {
+            let node = NodeId([byte; 16]);
+            insert(&mut by_score, (score(node, 7), node));
+        }
+        assert_eq!(by_score.len(), RANKED);
+        assert!(by_score.windows(2).all(|pair| pair[0] > pair[1]));
+        let best = (0..100_u8).map(|b| score(NodeId([b; 16]), 7)).max();
+        assert_eq!(Some(by_score[0].0), best);
+    }
+
+    #[test]
+    fn a_node_is_ranked_once() {
+        let mut by_score = Vec::new();
+        let node = NodeId([1; 16]);
+        assert!(insert(&mut by_score, (score(node, 7), node)));
+        assert!(!insert(&mut by_score, (score(node, 7), node)));
+    }
+}

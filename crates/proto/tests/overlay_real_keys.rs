@@ -1,0 +1,287 @@
+//! Three super nodes with real keys, certificates and sealed datagrams, in virtual time.
+
+use std::{
+    collections::VecDeque,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use cooee_proto::{
+    clock::{Now, UnixTime},
+    identity::{
+        Certificate, CertificateRequest, NetworkKey, NodeKey, RevocationList, Roles, UserName,
+    },
+    index::{Pattern, PublishRefused, RECORD_LIFE_HOURS, Source},
+    overlay::{NetworkTrust, Output, OverlayConfig, SuperNodeOverlay, Trust, sealed::Sealed},
+    wire::v1,
+};
+use prost::Message;
+
+const START: UnixTime = UnixTime(1_800_000_000_000);
+const ONE_WAY: Duration = Duration::from_millis(20);
+
+struct Device {
+    key: [u8; 32],
+    trust: NetworkTrust,
+}
+
+struct World {
+    network: NetworkKey,
+    nodes: Vec<(SocketAddr, SuperNodeOverlay)>,
+    wire: VecDeque<(Instant, SocketAddr, SocketAddr, Bytes)>,
+    now: Now,
+    told: Vec<(usize, Output)>,
+    bytes_to: std::collections::BTreeMap<SocketAddr, usize>,
+}
+
+impl World {
+    fn new(super_nodes: u8) -> Self {
+        let network = NetworkKey::from_seed([9; 32]);
+        let now = Now { instant: Instant::now(), unix: START };
+        let mut world = Self {
+            network,
+            nodes: Vec::new(),
+            wire: VecDeque::new(),
+            now,
+            told: Vec::new(),
+            bytes_to: Default::default(),
+        };
+        for n in 0..super_nodes {
+            world.add_super_node(n);
+        }
+        world
+    }
+
+    fn device(&self, seed: u8, user: Option<&str>) -> Device {
+        let key = NodeKey::from_seed([seed; 32]);
+        let request = CertificateRequest {
+            public_key: key.public(),
+            user: user.map(|name| name.parse::<UserName>().unwrap()),
+            roles: Roles::default(),
+            serial: u64::from(seed) + 1,
+            not_before: START.minus(Duration::from_secs(3600)),
+            not_after: START.plus(Duration::from_secs(7 * 86_400)),
+        };
+        let certificate = Certificate::issue(&self.network, &request).unwrap();
+        let root = self.network.root();
+        let revoked = RevocationList::empty(root.network_id());
+        Device { key: [seed; 32], trust: NetworkTrust::new(key, certificate, root, revoked) }
+    }
+
+    fn add_super_node(&mut self, n: u8) {
+        let device = self.device(100 + n, None);
+        let address: SocketAddr = format!("127.{n}.0.1:4000").parse().unwrap();
+        let sealed = Sealed::new(&NodeKey::from_seed(device.key), [n; 32]);
+        let config = OverlayConfig::new(address);
+        let trust = Box::new(device.trust);
+        let node = SuperNodeOverlay::new(self.now, config, trust, Box::new(sealed), [n; 32]);
+        self.nodes.push((address, node));
+        if n > 0 {
+            let contact = self.nodes[0].0;
+            let now = self.now;
+            self.nodes[usize::from(n)].1.join(now, &[contact]);
+            self.collect();
+        }
+    }
+
+    fn collect(&mut self) {
+        for (place, (address, node)) in self.nodes.iter_mut().enumerate() {
+            while let Some(output) = node.poll_output() {
+                match output {
+                    Output::Datagram { to, bytes } => {
+                        assert!(bytes.len() <= 1232, "fits every path");
+                        *self.bytes_to.entry(to).or_default() += bytes.len();
+                        self.wire.push_back((self.now.instant + ONE_WAY, *address, to, bytes));
+                    }
+                    other => self.told.push((place, other)),
+                }
+            }
+        }
+    }
+
+    fn run(&mut self, span: Duration) {
+        let end = self.now.instant + span;
+        self.collect();
+        loop {
+            let timer = self.nodes.iter().map(|(_, node)| node.next_timeout()).min().unwrap();
+            let arrival = self.wire.front().map_or(end, |(at, ..)| *at);
+            let next = timer.min(arrival).min(end).max(self.now.instant);
+            self.now = self.now.plus(next - self.now.instant);
+            if next >= end {
+                return;
+            }
+            let now = self.now;
+            while self.wire.front().is_some_and(|(at, ..)| *at <= now.instant) {
+                let (_, from, to, bytes) = self.wire.pop_front().unwrap();
+                if let Some((_, node)) = self.nodes.iter_mut().find(|(address, _)| *address == to) {
+                    node.handle_datagram(now, from, &bytes);
+                }
+            }
+            for (_, node) in &mut self.nodes {
+                if node.next_timeout() <= now.instant {
+                    node.handle_timeout(now);
+                }
+            }
+            self.collect();
+        }
+    }
+
+    fn record(&self, device: &Device, home: usize, presence: v1::Presence) -> Vec<u8> {
+        let home = self.nodes[home].1.own().node;
+        let record = v1::UserRecord {
+            super_nodes: vec![Bytes::copy_from_slice(&home.0)],
+            sequence: self.now.unix.0,
+            expiry_unix_ms: self.now.unix.0 + RECORD_LIFE_HOURS * 3_600_000,
+            presence: presence.into(),
+            listed: true,
+            display_name: "Alice Liddell".to_owned(),
+            ..Default::default()
+        };
+        device.trust.sign_record(record).encode_to_vec()
+    }
+
+    fn look_up(&mut self, at: usize, name: &str) -> cooee_proto::index::Answer {
+        let key = name.parse::<UserName>().unwrap().key(self.network.root().network_id());
+        let asker = self.nodes[at].1.own().node;
+        let now = self.now;
+        let id = self.nodes[at].1.look_up(now, asker, key, false).unwrap();
+        self.told.clear();
+        self.run(Duration::from_secs(3));
+        let mine = |(place, output): (usize, Output)| match output {
+            Output::LookedUp(answer) if place == at && answer.look_up == id => Some(answer),
+            _ => None,
+        };
+        self.told.drain(..).find_map(mine).expect("every look-up ends")
+    }
+}
+
+fn joined(super_nodes: u8) -> World {
+    let mut world = World::new(super_nodes);
+    world.run(Duration::from_secs(10));
+    for (_, node) in &world.nodes {
+        assert_eq!(node.status().members, usize::from(super_nodes));
+        assert!(node.status().joined);
+    }
+    world
+}
+
+#[test]
+fn a_published_user_is_found_from_every_super_node() {
+    let mut world = joined(3);
+    let alice = world.device(1, Some("alice"));
+    let node = alice.trust.node();
+    world.nodes[1].1.attach(world.now, node);
+    let record = world.record(&alice, 1, v1::Presence::Online);
+    world.nodes[1].1.publish(world.now, node, &record).unwrap();
+    world.run(Duration::from_secs(1));
+    for at in 0..3 {
+        let answer = world.look_up(at, "alice");
+        assert_eq!(answer.found.len(), 1);
+        assert_eq!(answer.found[0].record.device, node);
+        assert_eq!(answer.found[0].record.home(), Some(world.nodes[1].1.own().node));
+        assert_eq!(answer.found[0].presence(), v1::Presence::Online);
+    }
+    assert_eq!(world.look_up(0, "alice").source, Source::Cache);
+    assert_eq!(world.look_up(0, "mallory").source, Source::Nobody);
+}
+
+#[test]
+fn a_watcher_hears_of_a_vanished_device_within_a_second() {
+    let mut world = joined(3);
+    let (alice, bob) = (world.device(1, Some("alice")), world.device(2, Some("bob")));
+    let (alice_node, bob_node) = (alice.trust.node(), bob.trust.node());
+    let key = alice.trust.name_key(&"alice".parse().unwrap());
+    world.nodes[1].1.attach(world.now, alice_node);
+    let record = world.record(&alice, 1, v1::Presence::Online);
+    world.nodes[1].1.publish(world.now, alice_node, &record).unwrap();
+    world.nodes[2].1.attach(world.now, bob_node);
+    world.nodes[2].1.watch(world.now, bob_node, &[key]);
+    world.run(Duration::from_secs(1));
+    world.told.clear();
+    world.nodes[1].1.detach(world.now, alice_node);
+    world.run(Duration::from_secs(1));
+    let told = world.told.iter().any(|(place, output)| {
+        matches!(output, Output::Notify(change) if *place == 2 && change.device == bob_node
+            && change.found[0].presence() == v1::Presence::Offline
+            && change.found[0].last_seen().is_some())
+    });
+    assert!(told);
+}
+
+#[test]
+fn wildcard_search_finds_listed_users_by_name_and_display_name() {
+    let mut world = joined(3);
+    let alice = world.device(1, Some("alice"));
+    let node = alice.trust.node();
+    world.nodes[0].1.attach(world.now, node);
+    let record = world.record(&alice, 0, v1::Presence::Online);
+    world.nodes[0].1.publish(world.now, node, &record).unwrap();
+    world.run(Duration::from_secs(1));
+    for (pattern, matches) in [("ali*", 1), ("lid*", 1), ("alx*", 0), ("ali?e", 1)] {
+        world.told.clear();
+        let (now, asker) = (world.now, world.nodes[2].1.own().node);
+        let parsed = Pattern::parse(pattern).unwrap();
+        world.nodes[2].1.search(now, asker, parsed, Bytes::new()).unwrap();
+        world.run(Duration::from_secs(3));
+        let found = world.told.iter().find_map(|(_, output)| match output {
+            Output::Searched(answer) => Some(answer.matches.len()),
+            _ => None,
+        });
+        assert_eq!(found, Some(matches), "{pattern}");
+    }
+}
+
+#[test]
+fn forged_stale_and_foreign_records_are_refused() {
+    let mut world = joined(3);
+    let (alice, mallory) = (world.device(1, Some("alice")), world.device(3, Some("mallory")));
+    let node = alice.trust.node();
+    let old = world.record(&alice, 1, v1::Presence::Online);
+    world.run(Duration::from_secs(1));
+    let new = world.record(&alice, 1, v1::Presence::Away);
+    let now = world.now;
+    let home = &mut world.nodes[1].1;
+    assert_eq!(home.publish(now, node, &new), Err(PublishRefused::NotAttached));
+    home.attach(now, node);
+    home.attach(now, mallory.trust.node());
+    assert_eq!(home.publish(now, node, &new), Ok(()));
+    assert_eq!(home.publish(now, node, &old), Err(PublishRefused::Stale));
+    let stolen = home.publish(now, mallory.trust.node(), &new);
+    assert_eq!(stolen, Err(PublishRefused::OtherDevice));
+    let mut forged = new.clone();
+    *forged.last_mut().unwrap() ^= 1;
+    assert_eq!(home.publish(now, node, &forged), Err(PublishRefused::Invalid));
+    let elsewhere = world.record(&alice, 2, v1::Presence::Online);
+    let home = &mut world.nodes[1].1;
+    assert_eq!(home.publish(now, node, &elsewhere), Err(PublishRefused::OtherHome));
+}
+
+#[test]
+fn the_death_of_one_super_node_is_noticed_and_its_return_too() {
+    let mut world = joined(3);
+    let dead = world.nodes.pop().unwrap();
+    world.run(Duration::from_secs(60));
+    assert!(world.nodes.iter().all(|(_, node)| node.status().members == 2));
+    world.nodes.push(dead);
+    world.run(Duration::from_secs(60));
+    assert!(world.nodes.iter().all(|(_, node)| node.status().members == 3));
+}
+
+#[test]
+fn an_unproven_address_never_gets_more_than_it_sent() {
+    let mut world = joined(1);
+    let victim: SocketAddr = "127.9.9.9:9".parse().unwrap();
+    let mut hello = vec![0_u8; 1000];
+    hello[..2].copy_from_slice(&[0xC0, 1]);
+    hello[2..34].copy_from_slice(&[7; 32]);
+    for length in [34, 100, 500, 999, 1000, 1200] {
+        hello.resize(length, 0);
+        let before = world.bytes_to.get(&victim).copied().unwrap_or(0);
+        let now = world.now;
+        world.nodes[0].1.handle_datagram(now, victim, &Bytes::copy_from_slice(&hello));
+        world.collect();
+        let after = world.bytes_to.get(&victim).copied().unwrap_or(0);
+        assert!(after - before <= length);
+    }
+}
