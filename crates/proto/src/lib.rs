@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod attachment;
 pub mod call;
 pub mod clock;
 pub mod contacts;

@@ -1,0 +1,443 @@
+//! The machine in virtual time against hosts that answer, drop, refuse, redirect or lie.
+
+use std::{collections::BTreeSet, net::IpAddr};
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::clock::UnixTime;
+
+/// What happens to a TCP attempt at an address.
+#[derive(Clone, Debug)]
+enum Tcp {
+    /// Packets vanish: the attempt never reports.
+    Dropped,
+    Answers(Failure),
+    Attaches(u8),
+}
+
+/// A world of virtual time: round trips of 100 ms everywhere.
+struct World {
+    now: Now,
+    start: Instant,
+    machine: Attachment,
+    tcp: BTreeMap<SocketAddr, Tcp>,
+    udp_hosts: BTreeSet<SocketAddr>,
+    pending: VecDeque<(Instant, Pending)>,
+    open: BTreeMap<AttemptId, SocketAddr>,
+    events: Vec<(u64, Event)>,
+    connects: Vec<(u64, SocketAddr)>,
+    checks: usize,
+}
+
+enum Pending {
+    Probe(SocketAddr),
+    Tcp(AttemptId, SocketAddr),
+}
+
+const ROUND_TRIP: Duration = Duration::from_millis(100);
+
+fn host(n: u8) -> SocketAddr {
+    SocketAddr::new(IpAddr::from([n, 1, 1, 1]), 4000)
+}
+
+fn port(n: u8, port: u16) -> SocketAddr {
+    SocketAddr::new(host(n).ip(), port)
+}
+
+fn node(n: u8) -> NodeId {
+    NodeId([n; 16])
+}
+
+impl World {
+    fn new(hosts: &[u8]) -> Self {
+        Self::with_seed(hosts, 1)
+    }
+
+    fn with_seed(hosts: &[u8], seed: u8) -> Self {
+        let start = Instant::now();
+        let cache = HostCache::new(hosts.iter().map(|n| host(*n)));
+        let own = node(255);
+        let machine = Attachment::new(Config::default(), own, cache, PortKind::Own, [seed; 32]);
+        Self {
+            now: Now { instant: start, unix: UnixTime(1_800_000_000_000) },
+            start,
+            machine,
+            tcp: hosts.iter().map(|n| (host(*n), Tcp::Attaches(*n))).collect(),
+            udp_hosts: hosts.iter().map(|n| host(*n)).collect(),
+            pending: VecDeque::new(),
+            open: BTreeMap::new(),
+            events: Vec::new(),
+            connects: Vec::new(),
+            checks: 0,
+        }
+    }
+
+    fn all_tcp(mut self, tcp: &Tcp) -> Self {
+        self.tcp.values_mut().for_each(|host| *host = tcp.clone());
+        self
+    }
+
+    fn no_udp(mut self) -> Self {
+        self.udp_hosts.clear();
+        self
+    }
+
+    fn elapsed_ms(&self) -> u64 {
+        (self.now.instant - self.start).as_millis() as u64
+    }
+
+    fn drain(&mut self) -> Option<Instant> {
+        loop {
+            let after = self.now.instant + ROUND_TRIP;
+            match self.machine.poll_output() {
+                Output::Probe { to } => {
+                    if self.udp_hosts.contains(&to) {
+                        self.pending.push_back((after, Pending::Probe(to)));
+                    }
+                }
+                Output::Connect { attempt, to } => {
+                    self.connects.push((self.elapsed_ms(), to));
+                    // TCP, TLS and greeting: three round trips, a refusal one.
+                    let takes = match self.tcp.get(&to) {
+                        Some(Tcp::Dropped) => continue,
+                        Some(Tcp::Attaches(_)) => ROUND_TRIP * 3,
+                        Some(Tcp::Answers(_)) | None => ROUND_TRIP,
+                    };
+                    self.pending.push_back((self.now.instant + takes, Pending::Tcp(attempt, to)));
+                }
+                Output::Abandon { attempt } => self.pending.retain(
+                    |(_, pending)| !matches!(pending, Pending::Tcp(id, _) if *id == attempt),
+                ),
+                Output::Close { attempt } => {
+                    self.open.remove(&attempt);
+                }
+                Output::Check { .. } => self.checks += 1,
+                Output::Event(event) => self.events.push((self.elapsed_ms(), event)),
+                Output::Timeout(at) => return at,
+            }
+        }
+    }
+
+    fn deliver(&mut self, pending: Pending) {
+        match pending {
+            Pending::Probe(from) => self.machine.handle_probe_answer(self.now, from),
+            Pending::Tcp(attempt, to) => match self.tcp.get(&to).cloned() {
+                Some(Tcp::Attaches(n)) => {
+                    self.open.insert(attempt, to);
+                    self.machine.handle_attached(self.now, attempt, node(n), ROUND_TRIP);
+                }
+                Some(Tcp::Answers(failure)) => {
+                    self.machine.handle_failure(self.now, attempt, failure);
+                }
+                Some(Tcp::Dropped) => {}
+                None => {
+                    self.machine.handle_failure(self.now, attempt, Failure::ConnectionRefused);
+                }
+            },
+        }
+    }
+
+    fn start(&mut self) {
+        self.machine.start(self.now);
+        self.drain();
+    }
+
+    fn run_for(&mut self, span: Duration) {
+        let end = self.now.instant + span;
+        for _ in 0..10_000 {
+            let timeout = self.drain();
+            let first = self.pending.iter().map(|(at, _)| *at).min();
+            let next = [timeout, first].into_iter().flatten().min();
+            let Some(next) = next.filter(|at| *at <= end) else {
+                self.now = self.now.plus(end - self.now.instant);
+                return;
+            };
+            self.now = self.now.plus(next.saturating_duration_since(self.now.instant));
+            let due = self.pending.iter().position(|(at, _)| *at <= self.now.instant);
+            match due.and_then(|place| self.pending.remove(place)) {
+                Some((_, pending)) => self.deliver(pending),
+                None => self.machine.handle_timeout(self.now),
+            }
+        }
+        panic!("the machine spins: {:?}", self.machine);
+    }
+
+    fn lose(&mut self, n: u8) {
+        self.tcp.insert(host(n), Tcp::Dropped);
+        let lost: Vec<AttemptId> =
+            self.open.iter().filter(|(_, at)| at.ip() == host(n).ip()).map(|(id, _)| *id).collect();
+        for attempt in lost {
+            self.open.remove(&attempt);
+            self.machine.handle_lost(self.now, attempt);
+        }
+        self.drain();
+    }
+
+    fn attached_after(&self) -> Option<u64> {
+        self.events
+            .iter()
+            .find(|(_, event)| matches!(event, Event::Attached { .. }))
+            .map(|(at, _)| *at)
+    }
+
+    fn status(&self) -> &Status {
+        self.machine.status()
+    }
+
+    fn in_use(&self) -> Option<NodeId> {
+        match self.status() {
+            Status::Attached { node, .. } => Some(*node),
+            _ => None,
+        }
+    }
+
+    fn warm(&self) -> Option<NodeId> {
+        match self.status() {
+            Status::Attached { warm, .. } => *warm,
+            _ => None,
+        }
+    }
+
+    fn trouble(&self) -> Option<Trouble> {
+        match self.status() {
+            Status::Waiting { why, .. } => Some(why.clone()),
+            _ => None,
+        }
+    }
+}
+
+#[test]
+fn an_open_network_attaches_after_one_handshake_and_warms_a_second() {
+    let mut world = World::new(&[1, 2, 3]);
+    world.start();
+    world.run_for(Duration::from_secs(2));
+    assert_eq!(world.attached_after(), Some(300));
+    assert!(world.warm().is_some_and(|warm| Some(warm) != world.in_use()));
+    assert_eq!(world.open.len(), 2, "no third connection stays open");
+}
+
+#[test]
+fn with_udp_blocked_the_login_costs_no_more_and_says_so() {
+    let mut world = World::new(&[1, 2, 3]).no_udp();
+    world.start();
+    world.run_for(Duration::from_secs(5));
+    assert_eq!(world.attached_after(), Some(300));
+    assert!(world.events.iter().any(|(_, e)| *e == Event::UdpChanged(Udp::Blocked)));
+}
+
+#[test]
+fn with_only_port_443_open_the_login_takes_less_than_a_second_and_a_half() {
+    let mut world = World::new(&[1, 2, 3]).all_tcp(&Tcp::Dropped).no_udp();
+    for n in 1..=3 {
+        world.tcp.insert(port(n, 80), Tcp::Dropped);
+        world.tcp.insert(port(n, 443), Tcp::Attaches(n));
+    }
+    world.start();
+    world.run_for(Duration::from_secs(3));
+    assert!(world.attached_after().unwrap() < 1500, "{:?}", world.connects);
+    assert_eq!(world.machine.port_kind(), PortKind::Https);
+    // The next login starts with what worked.
+    let cache = world.machine.host_cache().clone();
+    let tcp = world.tcp.clone();
+    let mut next = World::new(&[1, 2, 3]).no_udp();
+    next.machine = Attachment::new(Config::default(), node(255), cache, PortKind::Https, [3; 32]);
+    next.tcp = tcp;
+    next.start();
+    next.run_for(Duration::from_secs(1));
+    assert_eq!(next.attached_after(), Some(300));
+}
+
+#[test]
+fn an_answered_probe_brings_its_host_forward() {
+    let hosts: Vec<u8> = (1..=5).collect();
+    let mut world = World::new(&hosts).all_tcp(&Tcp::Dropped).no_udp();
+    world.tcp.insert(host(4), Tcp::Attaches(4));
+    world.udp_hosts.insert(host(4));
+    world.start();
+    world.run_for(Duration::from_secs(3));
+    // One round trip of the probe, three of the handshake, whatever the order was.
+    assert!(world.attached_after().unwrap() <= 400, "{:?}", world.connects);
+}
+
+#[test]
+fn a_refused_attempt_starts_the_next_at_once() {
+    let mut world =
+        World::new(&[1, 2, 3]).all_tcp(&Tcp::Answers(Failure::ConnectionRefused)).no_udp();
+    world.start();
+    world.run_for(Duration::from_millis(1000));
+    assert!(world.connects.len() >= 9, "{:?}", world.connects);
+}
+
+#[test]
+fn the_warm_super_node_takes_over_at_once() {
+    let mut world = World::new(&[1, 2, 3]);
+    world.start();
+    world.run_for(Duration::from_secs(2));
+    let (first, second) = (world.in_use().unwrap(), world.warm().unwrap());
+    let lost_at = world.elapsed_ms();
+    world.lose(first.0[0]);
+    assert_eq!(world.in_use(), Some(second));
+    let (at, _) =
+        world.events.iter().rev().find(|(_, e)| matches!(e, Event::Attached { .. })).unwrap();
+    assert_eq!(*at, lost_at);
+    world.run_for(Duration::from_secs(5));
+    assert!(world.warm().is_some_and(|warm| warm != first), "a new warm one is found");
+}
+
+#[test]
+fn losing_both_at_once_is_healed_within_two_seconds() {
+    let mut world = World::new(&[1, 2, 3, 4]);
+    world.start();
+    world.run_for(Duration::from_secs(2));
+    let (first, second) = (world.in_use().unwrap(), world.warm().unwrap());
+    world.lose(second.0[0]);
+    world.lose(first.0[0]);
+    world.run_for(Duration::from_secs(2));
+    assert!(world.in_use().is_some(), "{:?}", world.connects);
+}
+
+#[test]
+fn a_full_super_node_leads_to_the_others_it_names() {
+    let mut world = World::new(&[1]);
+    world.tcp.insert(host(1), Tcp::Answers(Failure::Busy { try_these: vec![host(7), host(8)] }));
+    world.tcp.insert(host(7), Tcp::Attaches(7));
+    world.tcp.insert(host(8), Tcp::Answers(Failure::Busy { try_these: vec![host(1)] }));
+    world.start();
+    world.run_for(Duration::from_secs(2));
+    assert_eq!(world.in_use(), Some(node(7)));
+}
+
+#[test]
+fn super_nodes_that_send_in_circles_are_given_up() {
+    let mut world = World::new(&[1]);
+    for n in 1..=200 {
+        let try_these = (0..20).map(|k| host((n + k) % 200 + 1)).collect();
+        world.tcp.insert(host(n), Tcp::Answers(Failure::Busy { try_these }));
+    }
+    world.start();
+    world.run_for(Duration::from_millis(5_000));
+    assert!(world.connects.len() < 120, "{}", world.connects.len());
+    assert!(!world.events.iter().any(|(_, e)| matches!(e, Event::Attached { .. })));
+}
+
+#[test]
+fn draining_moves_to_the_warm_one_and_without_it_waits_for_the_new() {
+    let mut world = World::new(&[1, 2]);
+    world.start();
+    world.run_for(Duration::from_secs(2));
+    let (first, second) = (world.in_use().unwrap(), world.warm().unwrap());
+    let attempt = |world: &World, n: NodeId| {
+        *world.open.iter().find(|(_, at)| at.ip() == host(n.0[0]).ip()).unwrap().0
+    };
+    let leaving = attempt(&world, first);
+    world.tcp.insert(host(first.0[0]), Tcp::Dropped);
+    world.machine.handle_drain(world.now, leaving, &[]);
+    world.run_for(Duration::from_millis(500));
+    assert_eq!(world.in_use(), Some(second));
+    // Nobody warm but the leaving one: the second drains too and names a third.
+    world.tcp.insert(host(9), Tcp::Attaches(9));
+    world.run_for(Duration::from_secs(15));
+    let leaving = attempt(&world, second);
+    world.machine.handle_drain(world.now, leaving, &[host(9)]);
+    world.drain();
+    assert!(world.in_use().is_some(), "the old one serves until there is a new one");
+    world.run_for(Duration::from_secs(2));
+    assert_eq!(world.in_use(), Some(node(9)));
+}
+
+#[test]
+fn each_trouble_is_told_by_its_name() {
+    let cases: [(Tcp, Trouble); 8] = [
+        (Tcp::Answers(Failure::NoNetwork), Trouble::NoNetwork),
+        (Tcp::Answers(Failure::ConnectionRefused), Trouble::NothingAnswers),
+        (Tcp::Answers(Failure::Clock("c".into())), Trouble::Clock("c".into())),
+        (Tcp::Answers(Failure::OwnCertificate("x".into())), Trouble::OwnCertificate("x".into())),
+        (Tcp::Answers(Failure::Proxy("407".into())), Trouble::Proxy("407".into())),
+        (Tcp::Answers(Failure::Foreign), Trouble::Foreign),
+        (Tcp::Answers(Failure::Busy { try_these: vec![] }), Trouble::AllBusy),
+        (Tcp::Answers(Failure::Refused("no".into())), Trouble::Refused("no".into())),
+    ];
+    for (tcp, expected) in cases {
+        let mut world = World::new(&[1, 2]).all_tcp(&tcp).no_udp();
+        for n in 1..=2 {
+            world.tcp.insert(port(n, 443), tcp.clone());
+            world.tcp.insert(port(n, 80), tcp.clone());
+        }
+        world.start();
+        let mut told = None;
+        for _ in 0..100 {
+            world.run_for(Duration::from_millis(10));
+            told = told.or_else(|| world.trouble());
+        }
+        assert_eq!(told, Some(expected));
+    }
+    let mut nobody = World::new(&[]);
+    nobody.start();
+    assert_eq!(nobody.trouble(), Some(Trouble::NoneKnown));
+}
+
+#[test]
+fn with_everything_blocked_the_races_become_rare_and_end_when_the_network_is_back() {
+    let mut world = World::new(&[1, 2, 3]).all_tcp(&Tcp::Dropped).no_udp();
+    world.start();
+    world.run_for(Duration::from_secs(3600));
+    let last_hour = world.connects.len();
+    assert!(last_hour < 400, "{last_hour} attempts in an hour");
+    world.tcp = [1, 2, 3].into_iter().map(|n| (host(n), Tcp::Attaches(n))).collect();
+    world.machine.handle_network_change(world.now);
+    world.run_for(Duration::from_secs(1));
+    assert!(world.in_use().is_some());
+}
+
+#[test]
+fn a_change_of_network_checks_what_is_held_and_races_beside_it() {
+    let mut world = World::new(&[1, 2, 3]);
+    world.start();
+    world.run_for(Duration::from_secs(2));
+    world.machine.handle_network_change(world.now);
+    world.drain();
+    assert_eq!(world.checks, 2);
+}
+
+#[test]
+fn this_node_never_attaches_to_itself() {
+    let mut world = World::new(&[1, 2]);
+    world.tcp.insert(host(1), Tcp::Attaches(255));
+    world.start();
+    world.run_for(Duration::from_secs(2));
+    assert_eq!(world.in_use(), Some(node(2)));
+    assert_eq!(world.warm(), None);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Whatever fails for a while: once one super node works, the node is attached.
+    #[test]
+    fn when_the_faults_stop_the_node_attaches(
+        seed in any::<u8>(),
+        faults in prop::collection::vec((1_u8..5, 0_u8..6, 0_u64..30_000), 0..20),
+    ) {
+        let mut world = World::with_seed(&[1, 2, 3, 4], seed);
+        world.start();
+        for (n, kind, wait_ms) in faults {
+            match kind {
+                0 => world.lose(n),
+                1 => { world.tcp.insert(host(n), Tcp::Answers(Failure::Foreign)); }
+                2 => { world.tcp.insert(host(n), Tcp::Answers(Failure::NoNetwork)); }
+                3 => { world.tcp.insert(host(n), Tcp::Answers(Failure::Busy { try_these: vec![host(n % 4 + 1)] })); }
+                4 => { world.machine.handle_network_change(world.now); }
+                _ => { world.tcp.insert(host(n), Tcp::Attaches(n)); }
+            }
+            world.run_for(Duration::from_millis(wait_ms));
+        }
+        for n in 1..=4 {
+            world.tcp.insert(host(n), Tcp::Attaches(n));
+        }
+        // The longest back-off and one round.
+        world.run_for(Duration::from_secs(320));
+        prop_assert!(world.in_use().is_some(), "{:?}", world.status());
+        prop_assert!(world.open.len() <= 3);
+    }
+}
