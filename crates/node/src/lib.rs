@@ -4,6 +4,8 @@
 //! `cooee-media`.
 
 pub mod audio;
+pub mod relay;
+pub mod udp;
 pub mod transport;
 pub mod udp;
 

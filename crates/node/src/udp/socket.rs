@@ -22,6 +22,7 @@ pub struct MainSocket {
     socket: UdpSocket,
     state: UdpSocketState,
     address: SocketAddr,
+    index: u8,
 }
 
 impl MainSocket {
@@ -39,12 +40,17 @@ impl MainSocket {
         let socket = UdpSocket::from(socket);
         let state = UdpSocketState::new(UdpSockRef::from(&socket))?;
         let address = socket.local_addr()?;
-        Ok(Self { socket, state, address })
+        Ok(Self { socket, state, address, index: 0 })
     }
 
     /// The bound address with its real port.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Its place among the sockets of the port.
+    pub fn index(&self) -> u8 {
+        self.index
     }
 
     /// Sends one datagram; `local` as in [`super::UdpShared::send`]. Never blocks.
@@ -142,7 +148,10 @@ fn bind_once(config: &UdpConfig) -> Result<Vec<MainSocket>, UdpError> {
             address.set_port(first.address.port());
         }
         match MainSocket::open(address, config.kernel_buffer_bytes) {
-            Ok(socket) => sockets.push(socket),
+            Ok(mut socket) => {
+                socket.index = u8::try_from(sockets.len()).unwrap_or(u8::MAX);
+                sockets.push(socket);
+            }
             Err(source)
                 if address.is_ipv6()
                     && !sockets.is_empty()

@@ -81,6 +81,7 @@ fn block(ip: IpAddr) -> IpAddr {
 }
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "a test needs some moment to start from")]
 mod tests {
     use std::time::Duration;
 

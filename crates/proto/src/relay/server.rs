@@ -218,6 +218,11 @@ impl RelayServer {
         }
     }
 
+    /// Whether the client holds an allocation.
+    pub fn has_allocation(&self, client: &ClientId) -> bool {
+        self.table.by_client(client).is_some()
+    }
+
     /// Counts now.
     pub fn counts(&self) -> RelayCounts {
         RelayCounts { allocations: self.table.len() as u64, ..self.counts }
