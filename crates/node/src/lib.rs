@@ -5,7 +5,6 @@
 
 pub mod audio;
 pub mod relay;
-pub mod udp;
 pub mod transport;
 pub mod udp;
 

@@ -2,12 +2,10 @@
 //!
 //! Needs the Debian package `coturn` (its service is not started); without it these tests fail.
 
-#![allow(clippy::unwrap_used)]
-
 mod relay_support;
 
 use relay_support::{
-    Relay, echo_peer, serve_tcp, serve_tls, spawn_coturn, turn_tool, uclient_report,
+    Relay, echo_peer, relay_through, serve_tcp, serve_tls, spawn_coturn, turn_tool, uclient_report,
 };
 
 const MESSAGES: u32 = 30;
@@ -85,7 +83,11 @@ async fn turnutils_stunclient_learns_its_address_from_us() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_real_coturn_accepts_the_credentials_scheme_of_our_client() {
-    let coturn = spawn_coturn().await;
-    coturn.allocate_with_our_client().await;
+async fn the_client_library_of_our_calls_works_with_a_real_coturn_and_with_us() {
+    spawn_coturn().await.relay_with_our_client().await;
+    let relay = Relay::start();
+    let server = relay.endpoint.local_addresses()[0];
+    let (username, password) = (&relay.credentials.username, &relay.credentials.password);
+    relay_through(server, username, password).await;
+    assert_eq!(relay.handle.counts().allocations_made, 1);
 }

@@ -1,7 +1,7 @@
 //! Tells apart what shares a node's one UDP port, by first byte (RFC 9443 and RFC 8656 section 12).
 //!
 //! ```text
-//!   0..=3     STUN             64..=79    TURN channel
+//!   0..=3     STUN             64..=79    TURN channel (to 127 from clients of RFC 5766)
 //!   20..=63   DTLS             128..=191  RTP and RTCP
 //!   192       sealed overlay datagram between two nodes of the network
 //! ```
@@ -66,7 +66,8 @@ pub fn classify(bytes: &[u8]) -> Datagram {
     match bytes.first() {
         Some(0..=3) => stun_header(bytes).map_or(Datagram::Unknown, Datagram::Stun),
         Some(20..=63) => Datagram::Dtls,
-        Some(64..=79) => Datagram::Channel,
+        // RFC 8656 narrowed the range to 79; nothing of ours uses 80 to 127, and older clients do.
+        Some(64..=127) => Datagram::Channel,
         Some(128..=191) => Datagram::Rtp,
         Some(&OVERLAY_FIRST_BYTE) => Datagram::Overlay,
         _ => Datagram::Unknown,
@@ -173,7 +174,7 @@ mod tests {
         for byte in 0..=255_u8 {
             let expected = match byte {
                 20..=63 => Datagram::Dtls,
-                64..=79 => Datagram::Channel,
+                64..=127 => Datagram::Channel,
                 128..=191 => Datagram::Rtp,
                 192 => Datagram::Overlay,
                 _ => Datagram::Unknown,

@@ -100,7 +100,7 @@ impl RelayServer {
         bytes: &[u8],
     ) -> FromClient {
         let (wanted, payload) = match bytes {
-            [64..=79, low, high_length, low_length, rest @ ..] => {
+            [64..=127, low, high_length, low_length, rest @ ..] => {
                 let length = usize::from(u16::from_be_bytes([*high_length, *low_length]));
                 if length > rest.len() {
                     return FromClient::Drop;

@@ -424,8 +424,8 @@ impl RelayServer {
         let number = message.attribute::<ChannelNumber>().map_err(|_| 400_u16)?.channel();
         let peer = message.attribute::<XorPeerAddress>().map_err(|_| 400_u16)?;
         let peer = peer.addr(message.transaction_id());
-        // RFC 8656 section 12.
-        if !(0x4000..=0x4FFF).contains(&number) {
+        // RFC 5766 section 11, which clients still follow; RFC 8656 stops at 0x4FFF.
+        if !(0x4000..=0x7FFE).contains(&number) {
             return Err(400);
         }
         self.check_peer(id, peer)?;

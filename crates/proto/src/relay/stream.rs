@@ -38,14 +38,14 @@ impl StreamFrames {
     pub fn next_frame(&mut self) -> Result<Option<BytesMut>, StreamError> {
         let Some(header) = self.buffer.first_chunk::<4>() else {
             return match self.buffer.first() {
-                None | Some(0..=3 | 64..=79) => Ok(None),
+                None | Some(0..=3 | 64..=127) => Ok(None),
                 Some(_) => Err(StreamError::Foreign),
             };
         };
         let length = usize::from(u16::from_be_bytes([header[2], header[3]]));
         let (frame, padding) = match header[0] {
             0..=3 => (20 + length, 0),
-            64..=79 => (4 + length, length.next_multiple_of(4) - length),
+            64..=127 => (4 + length, length.next_multiple_of(4) - length),
             _ => return Err(StreamError::Foreign),
         };
         if frame > STREAM_FRAME_BYTES_MAX {
@@ -112,7 +112,7 @@ mod tests {
 
     #[test]
     fn a_foreign_or_oversized_frame_ends_the_stream() {
-        for first in [4_u8, 20, 63, 80, 0x16, 0xFF] {
+        for first in [4_u8, 20, 63, 128, 0x16, 0xFF] {
             let mut decoder = StreamFrames::default();
             decoder.push(&[first]);
             assert_eq!(decoder.next_frame(), Err(StreamError::Foreign), "first byte {first}");
