@@ -8,5 +8,6 @@ pub mod relay;
 pub mod transport;
 pub mod udp;
 
+pub mod login_server;
 pub mod storage;
 pub mod super_node;

@@ -479,7 +479,7 @@ fn request(kind: Kind) -> LoginRequest {
 }
 
 /// The answer, unless it is a refusal.
-pub(super) fn accepted(response: LoginResponse) -> Result<Answer, ClientError> {
+pub fn accepted(response: LoginResponse) -> Result<Answer, ClientError> {
     match response.kind {
         Some(Answer::Refused(refused)) => Err(Refusal::from(&refused).into()),
         Some(answer) => Ok(answer),

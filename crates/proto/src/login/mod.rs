@@ -14,7 +14,7 @@ mod storage;
 
 pub use client::{
     Authenticated, ClientConfig, ClientError, Hello, LoginAttempt, Password, PasswordChange,
-    Registration, Session, Welcome, device_proof,
+    Registration, Session, Welcome, accepted, device_proof,
 };
 pub use limits::{LimitConfig, Limits};
 pub use opaque::{ServerSecret, Stretching};
