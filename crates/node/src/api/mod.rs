@@ -6,6 +6,7 @@
 
 mod calls;
 mod events;
+mod page;
 mod people;
 pub mod types;
 
@@ -101,6 +102,7 @@ fn router(served: Served) -> Router {
     Router::new()
         .route("/healthz", get(|| async { "ok" }))
         .route("/readyz", get(ready))
+        .merge(page::routes())
         .merge(guarded)
         .fallback(|| async { Problem::not_found("there is no such path in the local API") })
         .with_state(served)
