@@ -5,12 +5,14 @@
 
 mod links;
 mod nats;
+mod stun;
 
 use std::process::ExitCode;
 
 type Test = (&'static str, fn() -> anyhow::Result<()>);
 
-const TESTS: [Test; 3] = [
+const TESTS: [Test; 4] = [
+    ("stun::an_independent_client_sees_each_kind", stun::an_independent_client_sees_each_kind),
     ("nats::every_kind_maps_and_filters_as_it_says", nats::every_kind_maps_and_filters_as_it_says),
     ("nats::a_firewall_drops_or_rejects", nats::a_firewall_drops_or_rejects),
     (
