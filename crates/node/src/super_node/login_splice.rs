@@ -56,7 +56,8 @@ pub(super) async fn serve_anonymous(shared: Arc<Shared>, connection: Connection)
                     tokio::spawn(serve(shared.clone(), incoming.stream));
                 }
                 _ => {
-                    let detail = "without a certificate only the login server is open: log in first";
+                    let detail =
+                        "without a certificate only the login server is open: log in first";
                     let _ = incoming.stream.refuse(Refusal::NotAllowed, detail).await;
                 }
             }

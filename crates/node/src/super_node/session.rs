@@ -66,12 +66,7 @@ pub(super) async fn greet(
 
 /// Where a super node that came to us listens: its address as we see it, its port as it says. The
 /// address is used only to dial it, and then TLS tells who is there.
-fn learn_address(
-    shared: &Shared,
-    connection: &Connection,
-    peer: &Certificate,
-    theirs: &Greeting,
-) {
+fn learn_address(shared: &Shared, connection: &Connection, peer: &Certificate, theirs: &Greeting) {
     if let Some(port) = theirs.listening_port {
         let address = SocketAddr::new(connection.remote_address().ip().to_canonical(), port);
         shared.links.learn(peer.node(), address);
@@ -213,9 +208,10 @@ impl Session<'_> {
         let local_only = look_up.local_only || self.quota.is_none();
         tokio::spawn(async move {
             let result = match name_key(&look_up.name_key) {
-                Ok(key) => directory.look_up(&peer, key, local_only).await.map(|found| {
-                    answer::Kind::LookUpResult(LookUpResult { found })
-                }),
+                Ok(key) => directory
+                    .look_up(&peer, key, local_only)
+                    .await
+                    .map(|found| answer::Kind::LookUpResult(LookUpResult { found })),
                 Err(error) => Err(malformed(&error)),
             };
             respond(&channel, id, result).await;

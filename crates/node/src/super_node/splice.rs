@@ -19,9 +19,7 @@ use bytes::Bytes;
 use cooee_proto::{
     control::{MessageError, node_id, optional_node_id},
     identity::NodeId,
-    wire::v1::{
-        Refusal, SpliceIncoming, SpliceStream, StreamHeader, stream_header::Kind,
-    },
+    wire::v1::{Refusal, SpliceIncoming, SpliceStream, StreamHeader, stream_header::Kind},
 };
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
