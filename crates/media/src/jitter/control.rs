@@ -7,24 +7,30 @@
 //! samples, exactly there not at all. Clock drift on either side shows as slack moving away and
 //! is slipped back, so delay cannot grow over a call.
 
-use super::{delay::WindowedMinimum, sound::Direction};
+use super::{
+    delay::WindowedMinimum,
+    sound::{Direction, Place},
+};
 
 /// Slack above or below the target, in ms, up to which nothing is done.
 const DEAD_BAND_MS: f64 = 0.3;
 
-/// Excess from which periods are cut out, deficit from which they are repeated. Chosen: below
-/// these a slip of 0.4 % gets there within 1 to 2 s unheard.
-const CUT_MS: f64 = 8.0;
-const REPEAT_MS: f64 = 6.0;
+/// Error up to which single samples are slipped; beyond it whole periods are cut or repeated,
+/// which is quicker and, done in a pause, not heard at all. Chosen.
+const SLIP_MS: f64 = 3.0;
 
-/// Error from which a period is cut or repeated even where it might be heard.
-const URGENT_MS: f64 = 40.0;
+/// Excess and deficit from which a period is cut or repeated inside speech, where the wave allows.
+const CUT_IN_SPEECH_MS: f64 = 60.0;
+const REPEAT_IN_SPEECH_MS: f64 = 6.0;
+
+/// Error from which a period is cut or repeated even where it is heard.
+const URGENT_MS: f64 = 150.0;
 
 /// Excess that is jumped over instead of played fast.
 const JUMP_MS: f64 = 600.0;
 
-/// Fastest slip: one sample in 250 (0.4 %, 7 cents), and slowest worth doing.
-const SLIP_SAMPLES_MIN: f64 = 250.0;
+/// Fastest slip: one sample in 500 (0.2 %, 3 cents), and slowest worth doing.
+const SLIP_SAMPLES_MIN: f64 = 500.0;
 const SLIP_SAMPLES_MAX: f64 = 4_800.0;
 
 /// What to do before the next block.
@@ -34,8 +40,8 @@ pub enum Correction {
     None,
     /// Slip one sample over so many.
     Slip(Direction, usize),
-    /// Cut or repeat one period; the flag says that it is urgent.
-    Stretch(Direction, bool),
+    /// Cut or repeat one period.
+    Stretch(Direction, Place),
     /// Drop so many milliseconds at once.
     Jump(f64),
 }
@@ -63,21 +69,25 @@ impl PlayoutControl {
     pub fn correct(&mut self, lag_ms: f64, base_ms: f64, target_ms: f64) -> Correction {
         self.slack_ms = self.device.get() + lag_ms - base_ms;
         let error_ms = self.slack_ms - target_ms;
-        let (direction, size_ms, limit_ms) = if error_ms > 0.0 {
-            (Direction::Shorter, error_ms, CUT_MS)
+        let (direction, size_ms, in_speech_ms) = if error_ms > 0.0 {
+            (Direction::Shorter, error_ms, CUT_IN_SPEECH_MS)
         } else {
-            (Direction::Longer, -error_ms, REPEAT_MS)
+            (Direction::Longer, -error_ms, REPEAT_IN_SPEECH_MS)
         };
         if !size_ms.is_finite() || size_ms < DEAD_BAND_MS {
             Correction::None
         } else if error_ms > JUMP_MS {
             Correction::Jump(error_ms)
-        } else if size_ms > limit_ms {
-            Correction::Stretch(direction, size_ms > URGENT_MS)
-        } else {
+        } else if size_ms <= SLIP_MS {
             // One sample per 1,000 for each millisecond of error.
             let samples = (1_000.0 / size_ms).clamp(SLIP_SAMPLES_MIN, SLIP_SAMPLES_MAX);
             Correction::Slip(direction, samples as usize)
+        } else if size_ms > URGENT_MS {
+            Correction::Stretch(direction, Place::Anywhere)
+        } else if size_ms > in_speech_ms {
+            Correction::Stretch(direction, Place::WhereAlike)
+        } else {
+            Correction::Stretch(direction, Place::InPause)
         }
     }
 
@@ -106,9 +116,10 @@ mod tests {
     fn near_the_target_it_slips_and_far_from_it_stretches() {
         assert_eq!(decide(5.1), Correction::None);
         assert_eq!(decide(7.0), Correction::Slip(Direction::Shorter, 500));
-        assert_eq!(decide(3.0), Correction::Slip(Direction::Longer, 500));
-        assert_eq!(decide(20.0), Correction::Stretch(Direction::Shorter, false));
-        assert_eq!(decide(-60.0), Correction::Stretch(Direction::Longer, true));
+        assert_eq!(decide(4.0), Correction::Slip(Direction::Longer, 1_000));
+        assert_eq!(decide(20.0), Correction::Stretch(Direction::Shorter, Place::InPause));
+        assert_eq!(decide(-5.0), Correction::Stretch(Direction::Longer, Place::WhereAlike));
+        assert_eq!(decide(-160.0), Correction::Stretch(Direction::Longer, Place::Anywhere));
         assert!(matches!(decide(2_000.0), Correction::Jump(_)));
     }
 }

@@ -3,10 +3,10 @@
 //! A frame's *transit* is when it could first be played (its own packet arrived, or a later one
 //! repaired it) minus its timestamp. The base is the least transit of the last
 //! [`BASE_WINDOW_MS`]; a frame's *lateness* is its transit above the base. Two histograms of
-//! lateness forget with time constants of about 2 s and 15 s. The target is the delay `d` that
+//! lateness forget with time constants of about 4 s and 10 s. Each asks for the delay `d` that
 //! minimises `d + COST · P(lateness > d)`: a delay is paid for every millisecond, a missed frame
-//! once. The larger of both histograms' targets holds, so the target rises within a few packets
-//! of the short one and falls as slowly as the long one forgets.
+//! once. The target rises at once to the larger of the two and falls by [`FALL_MS_PER_S`] at most:
+//! every change of delay is itself heard, so what was needed lately is kept a while.
 //!
 //! Times are milliseconds as `f64`: exact to a microsecond for millennia.
 
@@ -23,8 +23,11 @@ const BIN_MS: f64 = 1.0;
 const BINS: usize = 1_000;
 
 /// Milliseconds of delay that avoiding all loss is worth: 1 % of missed frames costs as much as
-/// 8 ms. Chosen on the conditions of `docs/measurements/voice.md`.
-const LOSS_COST_MS: f64 = 800.0;
+/// 30 ms. Chosen on the conditions of `docs/measurements/voice.md`.
+const LOSS_COST_MS: f64 = 3_000.0;
+
+/// How fast the target falls, in ms per second. Chosen.
+const FALL_MS_PER_S: f64 = 2.0;
 
 /// The least of a stream over a sliding window of time, kept in [`BASE_BUCKETS`] buckets.
 #[derive(Clone, Debug)]
@@ -85,6 +88,11 @@ impl Histogram {
         self.bins[bin] += 1.0;
     }
 
+    fn clear(&mut self) {
+        self.bins.fill(0.0);
+        self.total = 0.0;
+    }
+
     /// The delay with the least cost.
     fn target_ms(&self) -> f64 {
         if self.total < 1.0 {
@@ -123,8 +131,8 @@ impl Default for DelayEstimator {
     fn default() -> Self {
         Self {
             base: WindowedMinimum::new(BASE_WINDOW_MS),
-            short: Histogram::new(2_000.0),
-            long: Histogram::new(15_000.0),
+            short: Histogram::new(4_000.0),
+            long: Histogram::new(10_000.0),
             target_ms: 0.0,
             arrivals: 0,
             jitter_ms: 0.0,
@@ -134,6 +142,17 @@ impl Default for DelayEstimator {
 }
 
 impl DelayEstimator {
+    /// Forgets everything.
+    pub fn clear(&mut self) {
+        self.base = WindowedMinimum::new(BASE_WINDOW_MS);
+        self.short.clear();
+        self.long.clear();
+        self.target_ms = 0.0;
+        self.arrivals = 0;
+        self.jitter_ms = 0.0;
+        self.last_transit_ms = None;
+    }
+
     /// A packet arrived in its own right: moves the base and the jitter, and counts as playable.
     pub fn arrived(&mut self, now_ms: f64, transit_ms: f64, frame_ms: f64) {
         self.base.add(now_ms, transit_ms);
@@ -150,7 +169,9 @@ impl DelayEstimator {
         let lateness_ms = transit_ms - self.base.get();
         self.short.add(lateness_ms, frame_ms);
         self.long.add(lateness_ms, frame_ms);
-        self.target_ms = self.short.target_ms().max(self.long.target_ms());
+        let wanted_ms = self.short.target_ms().max(self.long.target_ms());
+        let fallen_ms = self.target_ms - FALL_MS_PER_S * frame_ms / 1e3;
+        self.target_ms = wanted_ms.max(fallen_ms);
     }
 
     /// The delay above the base to aim at.

@@ -24,8 +24,9 @@ const COARSE: usize = 4;
 /// Correlation from which a cut is not heard. Chosen.
 const CORRELATION_MIN: f32 = 0.6;
 
-/// Mean square below which any cut is silent (−60 dBFS).
+/// Mean square below which any cut is silent (−60 dBFS), or relative to speech of late (−26 dB).
 const SILENCE_POWER: f32 = 1e-6;
+const PAUSE_SHARE: f32 = 0.0025;
 
 /// Half the interpolator's taps.
 const HALF_TAPS: usize = 8;
@@ -49,6 +50,17 @@ impl Direction {
     }
 }
 
+/// Where a period may be cut or repeated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Only in a pause.
+    InPause,
+    /// In a pause, or where the wave resembles itself.
+    WhereAlike,
+    /// Wherever the wave resembles itself most, heard or not.
+    Anywhere,
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Slip {
     direction: Direction,
@@ -61,6 +73,8 @@ pub struct SoundQueue {
     data: Vec<f32>,
     head: usize,
     slip: Option<Slip>,
+    /// Peak of the mean square of late; forgets by half in about 7 s.
+    loud_power: f32,
     kernel: Box<[[f32; 2 * HALF_TAPS]; KERNELS + 1]>,
 }
 
@@ -71,7 +85,7 @@ impl Default for SoundQueue {
     fn default() -> Self {
         let mut data = Vec::with_capacity(2 * (HISTORY + QUEUE_SAMPLES_MAX));
         data.resize(HISTORY, 0.0);
-        Self { data, head: HISTORY, slip: None, kernel: kernels() }
+        Self { data, head: HISTORY, slip: None, loud_power: 0.0, kernel: kernels() }
     }
 }
 
@@ -120,6 +134,11 @@ impl SoundQueue {
         let over = (self.len() + sound.len()).saturating_sub(QUEUE_SAMPLES_MAX);
         self.head += over.min(self.len());
         self.data.extend_from_slice(sound);
+        if !sound.is_empty() {
+            let power = sound.iter().map(|s| s * s).sum::<f32>() / sound.len() as f32;
+            let keep = 1.0 - sound.len() as f32 / 480_000.0;
+            self.loud_power = power.max(self.loud_power * keep);
+        }
     }
 
     /// Starts to slip by one sample spread over `samples`, unless a slip is under way.
@@ -183,9 +202,9 @@ impl SoundQueue {
         sound.iter().zip(low).zip(high).map(|((s, l), h)| s * (l + (h - l) * between)).sum()
     }
 
-    /// Cuts out or repeats one period at the head. Without `urgent` only where it is not heard.
+    /// Cuts out or repeats one period at the head, if this is the place.
     /// Returns the samples by which the queue became shorter or longer; 0 when nothing was done.
-    pub fn stretch(&mut self, direction: Direction, urgent: bool) -> usize {
+    pub fn stretch(&mut self, direction: Direction, place: Place) -> usize {
         if self.len() < direction.samples_needed() || self.slip.is_some() {
             return 0;
         }
@@ -194,7 +213,13 @@ impl SoundQueue {
             Direction::Longer => -1,
         };
         let (period, correlation, power) = self.best_period(sign);
-        if !urgent && correlation < CORRELATION_MIN && power > SILENCE_POWER {
+        let pause = power <= SILENCE_POWER.max(self.loud_power * PAUSE_SHARE);
+        let allowed = match place {
+            Place::InPause => pause,
+            Place::WhereAlike => pause || correlation >= CORRELATION_MIN,
+            Place::Anywhere => true,
+        };
+        if !allowed {
             return 0;
         }
         match direction {
@@ -294,6 +319,7 @@ impl SoundQueue {
         self.data.resize(HISTORY, 0.0);
         self.head = HISTORY;
         self.slip = None;
+        self.loud_power = 0.0;
     }
 }
 
@@ -331,7 +357,7 @@ mod tests {
                 let mut heard = vec![0.0; 2_000];
                 queue.pull(&mut heard);
                 let before = queue.len();
-                let moved = queue.stretch(direction, false);
+                let moved = queue.stretch(direction, Place::WhereAlike);
                 assert!(moved > 0);
                 let expected = match direction {
                     Direction::Shorter => before - moved,
@@ -360,8 +386,8 @@ mod tests {
             .collect();
         let mut queue = SoundQueue::default();
         queue.push(&noise);
-        assert_eq!(queue.stretch(Direction::Shorter, false), 0);
-        assert!(queue.stretch(Direction::Shorter, true) > 0);
+        assert_eq!(queue.stretch(Direction::Shorter, Place::WhereAlike), 0);
+        assert!(queue.stretch(Direction::Shorter, Place::Anywhere) > 0);
     }
 
     #[test]

@@ -180,6 +180,13 @@ impl RepairWindow {
         }
     }
 
+    /// Forgets everything.
+    pub fn clear(&mut self) {
+        self.frames.fill(Covered::EMPTY);
+        self.received.iter_mut().for_each(|received| received.packet = None);
+        self.newest = None;
+    }
+
     /// Whether `packet` itself arrived, as far as is remembered.
     pub fn received(&self, packet: u64) -> bool {
         self.received[slot(packet)].packet == Some(packet)

@@ -92,7 +92,7 @@ impl Default for VoiceConfig {
             variable_bit_rate: false,
             encoder_complexity: 9,
             decoder_complexity: 7,
-            initial_slack_ms: 10.0,
+            initial_slack_ms: 3.0,
             margin_ms: 0.5,
         }
     }

@@ -1,51 +1,29 @@
 //! The ear's end: packets in when they like, blocks of sound out when the device asks.
 //!
 //! [`handle_packet`](VoiceReceiver::handle_packet) unwraps, repairs and stores; nothing is decoded
-//! before it is due. [`playout`](VoiceReceiver::playout) decodes as much as the block needs. When
-//! the frame that is due is missing:
-//!
-//! - later frames are there: it is lost. In-band or deep redundancy of the next frame fills the
-//!   gap if there is any, concealment otherwise, and media time goes on;
-//! - nothing is there: it may only be late. Concealment plays and media time stands still (*debt*).
-//!   When frames come back, a small debt is paid by skipping what it covered; a large one (a delay
-//!   spike) is kept as delay, so that no word is lost, and played off a little faster.
+//! before it is due. [`playout`](VoiceReceiver::playout) decodes as much as the block needs (in
+//! `due`) and keeps the delay at its target.
+
+mod due;
 
 use std::time::Instant;
 
 use super::{PAYLOAD_TYPE_OPUS, PAYLOAD_TYPE_REDUNDANT, ReceiverStatistics, VoiceConfig};
 use crate::{
     VoicePacket,
-    codec::{
-        CodecError, DredState, FRAME_SAMPLES_MAX, FRAME_SAMPLES_MIN, OpusDecoder, SAMPLES_PER_MS,
-        opus,
-    },
+    codec::{CodecError, DredState, OpusDecoder, SAMPLES_PER_MS, opus},
     jitter::{
-        buffer::{Frame, FrameBuffer, Insertion},
+        buffer::{FrameBuffer, Insertion},
         control::{Correction, PlayoutControl},
         delay::DelayEstimator,
-        sound::{Direction, SoundQueue},
+        sound::{Direction, Place, SoundQueue},
     },
     loss::{Payload, RepairWindow},
     rate::{Feedback, log::ArrivalLog},
 };
 
-/// Debt up to which what concealment covered is skipped: 30 ms. Chosen.
-const DEBT_SKIPPED_MAX: usize = 30 * SAMPLES_PER_MS;
-
-/// Longest standstill of media time: 200 ms. After that time goes on without sound.
-const DEBT_MAX: usize = 200 * SAMPLES_PER_MS;
-
-/// A gap in timestamps that is jumped, not concealed: 1 s (a hold, a sender that restarted).
-const GAP_MAX: i64 = 1_000 * SAMPLES_PER_MS as i64;
-
 /// A packet this far from the last one in sequence starts a new stream.
 const SEQUENCE_JUMP_MAX: u64 = 3_000;
-
-/// Concealment is made in pieces of at most 10 ms, so that it never runs past a late frame.
-const CONCEALED_AT_ONCE: usize = 10 * SAMPLES_PER_MS;
-
-/// Deep redundancy is looked for this far back from a packet, in samples: 1 s.
-const DEEP_SAMPLES_MAX: usize = 48_000;
 
 const SAMPLES_PER_MS_F64: f64 = SAMPLES_PER_MS as f64;
 
@@ -252,8 +230,8 @@ impl VoiceReceiver {
 
     fn restart(&mut self) {
         self.buffer.clear();
-        self.repair = RepairWindow::default();
-        self.delay = DelayEstimator::default();
+        self.repair.clear();
+        self.delay.clear();
         self.log = ArrivalLog::default();
         self.playing = None;
     }
@@ -329,7 +307,7 @@ impl VoiceReceiver {
             Correction::Slip(direction, samples) => {
                 self.sound.start_slip(direction, samples);
             }
-            Correction::Stretch(direction, urgent) => self.stretch(block, direction, urgent),
+            Correction::Stretch(direction, place) => self.stretch(block, direction, place),
             Correction::Jump(ms) => {
                 let samples = (ms * SAMPLES_PER_MS_F64) as usize;
                 let skipped = self.sound.skip(samples);
@@ -341,9 +319,9 @@ impl VoiceReceiver {
         }
     }
 
-    fn stretch(&mut self, block: usize, direction: Direction, urgent: bool) {
-        // At most one period in 20 ms when it is urgent, in 60 ms otherwise.
-        let pause = if urgent { 20 } else { 60 } * SAMPLES_PER_MS as u64;
+    fn stretch(&mut self, block: usize, direction: Direction, place: Place) {
+        // At most one period in 20 ms, or in 60 ms where it might be heard.
+        let pause = if place == Place::WhereAlike { 60 } else { 20 } * SAMPLES_PER_MS as u64;
         if self.produced < self.last_stretch + pause {
             return;
         }
@@ -354,148 +332,12 @@ impl VoiceReceiver {
             }
             self.decode_next();
         }
-        let moved = self.sound.stretch(direction, urgent) as u64;
+        let moved = self.sound.stretch(direction, place) as u64;
         if moved > 0 {
             self.last_stretch = self.produced;
             match direction {
                 Direction::Shorter => self.statistics.cut_samples += moved,
                 Direction::Longer => self.statistics.repeated_samples += moved,
-            }
-        }
-    }
-
-    /// Makes at least one more sample, or moves media time on.
-    fn decode_next(&mut self) {
-        let Some(playing) = &mut self.playing else { return };
-        let tail = playing.tail;
-        let Some(next) = self.buffer.next_from(tail) else {
-            let samples = playing.frame_samples.min(CONCEALED_AT_ONCE);
-            self.conceal_late(samples);
-            return;
-        };
-        let gap = next.timestamp - tail;
-        if playing.debt > 0 {
-            let debt = core::mem::take(&mut playing.debt) as i64;
-            // As much as the delay is short of its target is kept as delay in any case.
-            let excess = (debt - self.deficit).max(0);
-            if gap > 0 || excess <= DEBT_SKIPPED_MAX as i64 {
-                // What the concealment covered is lost, or not worth the delay.
-                playing.tail += excess.min(gap.max(DEBT_SKIPPED_MAX as i64));
-            }
-            return;
-        }
-        if gap <= 0 {
-            let number = next.packet;
-            self.decode_frame(number);
-        } else if gap > GAP_MAX {
-            playing.tail = next.timestamp;
-        } else {
-            let number = next.packet;
-            self.fill_gap(number, gap as usize);
-        }
-    }
-
-    /// Nothing is there: plays on while media time stands still, up to a bound.
-    fn conceal_late(&mut self, samples: usize) {
-        let mut sound = [0.0; CONCEALED_AT_ONCE];
-        let samples = samples.next_multiple_of(FRAME_SAMPLES_MIN).min(CONCEALED_AT_ONCE);
-        self.conceal_into(&mut sound[..samples]);
-        if let Some(playing) = &mut self.playing {
-            playing.debt += samples;
-            if playing.debt > DEBT_MAX {
-                playing.debt -= samples;
-                playing.tail += samples as i64;
-            }
-        }
-    }
-
-    fn conceal_into(&mut self, sound: &mut [f32]) {
-        if self.decoder.conceal(sound).is_err() {
-            sound.fill(0.0);
-        }
-        self.sound.push(sound);
-        self.statistics.concealed_samples += sound.len() as u64;
-        self.missed.add(sound.len(), true);
-    }
-
-    /// The frame that is due is lost and `number` comes after it.
-    fn fill_gap(&mut self, number: u64, gap: usize) {
-        let Some(next) = self.buffer.take(number) else { return };
-        let mut sound = [0.0; FRAME_SAMPLES_MAX];
-        let aligned = gap.next_multiple_of(FRAME_SAMPLES_MIN).min(FRAME_SAMPLES_MAX);
-        let in_band = gap == next.samples && opus::has_in_band_redundancy(next.payload());
-        let filled = if in_band {
-            let made = self.decoder.decode_in_band_redundancy(next.payload(), &mut sound[..gap]);
-            made.ok()
-        } else {
-            self.decode_deep(&next, gap, &mut sound[..aligned.min(CONCEALED_AT_ONCE)])
-        };
-        self.buffer.put_back(next);
-        let samples = match filled {
-            Some(samples) => samples.min(gap),
-            None => {
-                let samples = aligned.min(CONCEALED_AT_ONCE);
-                if self.decoder.conceal(&mut sound[..samples]).is_err() {
-                    sound[..samples].fill(0.0);
-                }
-                samples.min(gap)
-            }
-        };
-        self.sound.push(&sound[..samples]);
-        self.statistics.concealed_samples += samples as u64;
-        self.missed.add(samples, true);
-        if let Some(playing) = &mut self.playing {
-            playing.tail += samples as i64;
-        }
-    }
-
-    /// Fills `sound` from the deep redundancy of `next`, which starts `gap` samples later.
-    fn decode_deep(&mut self, next: &Frame, gap: usize, sound: &mut [f32]) -> Option<usize> {
-        if self.deep_of.is_none_or(|(packet, _)| packet != next.packet) {
-            let covered = self.deep.parse(next.payload(), DEEP_SAMPLES_MAX).unwrap_or(0);
-            self.deep_of = Some((next.packet, covered));
-        }
-        let (_, covered) = self.deep_of?;
-        if covered < gap {
-            return None;
-        }
-        self.decoder.decode_deep_redundancy(&self.deep, gap, sound).ok()
-    }
-
-    fn decode_frame(&mut self, number: u64) {
-        self.mend_state(number);
-        let Some(frame) = self.buffer.take(number) else { return };
-        let mut sound = [0.0; FRAME_SAMPLES_MAX];
-        let made = self.decoder.decode(frame.payload(), &mut sound);
-        let (timestamp, samples) = (frame.timestamp, frame.samples);
-        self.buffer.recycle(frame);
-        let made = made.unwrap_or_else(|_| {
-            // Bytes that look like Opus and are not: conceal as long as they claimed to be.
-            sound[..samples].fill(0.0);
-            samples
-        });
-        let Some(playing) = &mut self.playing else { return };
-        let played_already = usize::try_from(playing.tail - timestamp).unwrap_or(0).min(made);
-        playing.tail = timestamp + made as i64;
-        playing.decoded = Some(number);
-        playing.frame_samples = made;
-        self.sound.push(&sound[played_already..made]);
-        self.missed.add(made - played_already, false);
-        let tail = playing.tail;
-        self.buffer.drop_before(tail);
-    }
-
-    /// Frames that came after their time but before their successor was decoded still teach the
-    /// decoder what its state should be.
-    fn mend_state(&mut self, number: u64) {
-        let Some(decoded) = self.playing.as_ref().and_then(|playing| playing.decoded) else {
-            return;
-        };
-        let mut sound = [0.0; FRAME_SAMPLES_MAX];
-        for late in number.saturating_sub(2).max(decoded + 1)..number {
-            if let Some(frame) = self.buffer.take(late) {
-                let _ = self.decoder.decode(frame.payload(), &mut sound);
-                self.buffer.recycle(frame);
             }
         }
     }
