@@ -4,6 +4,7 @@
 //! `cooee-media`.
 
 pub mod audio;
+pub mod reachability;
 pub mod relay;
 pub mod transport;
 pub mod udp;

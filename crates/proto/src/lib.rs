@@ -19,5 +19,6 @@ pub mod index;
 pub mod login;
 pub mod overlay;
 pub mod presence;
+pub mod reachability;
 pub mod relay;
 pub mod wire;
