@@ -16,8 +16,7 @@ use std::{
     time::Instant,
 };
 
-use bytes::Bytes;
-use cooee_media::VoicePacket;
+use cooee_media::{VoicePacket, rate::Feedback};
 use rtrb::{Consumer, Producer, RingBuffer};
 use tokio::net::UnixStream as WakeReceiver;
 
@@ -29,8 +28,8 @@ const RING_MESSAGES: usize = 512;
 pub enum VoiceMessage {
     /// Voice.
     Packet(VoicePacket),
-    /// The receiver's report to the sender, encoded by the voice engine.
-    Feedback(Bytes),
+    /// The receiver's report to the sender.
+    Feedback(Feedback),
 }
 
 /// The audio thread's end.
@@ -154,8 +153,8 @@ impl VoiceWriter {
 mod tests {
     use super::*;
 
-    fn feedback(byte: u8) -> VoiceMessage {
-        VoiceMessage::Feedback(Bytes::copy_from_slice(&[byte]))
+    fn feedback(byte: u16) -> VoiceMessage {
+        VoiceMessage::Feedback(Feedback::new(byte))
     }
 
     #[tokio::test]

@@ -3,13 +3,15 @@
 //!
 //! * [`spec`]: what a user writes to choose devices.
 //! * [`leg`]: the handle of one call leg's sound; [`engine`] is its thread.
-//! * [`path`]: what the thread does with sound; [`link`] carries packets to and from the network.
+//! * [`path`]: what the thread does with sound; [`call_path`] does it for a call, and
+//!   [`link`] carries its packets to and from the network.
 //! * [`headless`], [`sources`], [`recorder`]: devices without hardware, with a time base.
 //! * [`pulse`]: the sound server's devices.
 //! * [`clock`], [`priority`], [`tones`]: what they all use.
 
 use std::path::PathBuf;
 
+mod call_path;
 pub mod clock;
 mod engine;
 pub mod headless;
@@ -23,6 +25,7 @@ pub mod sources;
 pub mod spec;
 pub mod tones;
 
+pub use call_path::{CallControls, CallPath, CallSound, VoiceStatistics};
 pub use leg::{AudioConfig, AudioEvent, AudioLeg, AudioStatistics, DeviceStatistics};
 pub use pulse::{Device, DeviceKind, list_devices};
 pub use spec::{MicrophoneSpec, SpeakerSpec};

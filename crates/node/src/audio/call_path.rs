@@ -1,0 +1,222 @@
+//! The sound of one call leg: voice engine, mute, hold, DTMF and echo on the audio thread.
+//!
+//! ```text
+//!   microphone ─▶ echo? ─▶ DTMF ─▶ mute ─▶ VoiceSender ─▶ link ─▶ network
+//!   network ─▶ link ─▶ VoiceReceiver ─▶ hold ─▶ speaker (and echo)
+//! ```
+//!
+//! On hold nothing is captured (the transport keeps its bindings alive by itself) and what
+//! arrives is played to nobody.
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use cooee_media::{
+    codec::CodecError,
+    voice::{ReceiverStatistics, SenderStatistics, VoiceConfig, VoiceReceiver, VoiceSender},
+};
+use rtrb::{Consumer, Producer, RingBuffer};
+
+use super::{
+    clock::{BLOCK_SAMPLES, nanoseconds, ns_to_samples},
+    link::{AudioEnd, VoiceMessage},
+    path::{Loop, SoundPath},
+    tones::{DtmfDigit, DtmfPlayer, echo_prompt},
+};
+
+/// Digits on their way to the audio thread at most.
+const DIGITS_MAX: usize = 32;
+
+/// How often the voice engine's figures are published (chosen).
+const PUBLISH_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Choices for a leg's voice.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct CallSound {
+    /// What is sent.
+    pub sender: VoiceConfig,
+    /// What is received.
+    pub receiver: VoiceConfig,
+    /// Instead of the microphone, send back what is heard so much later, after a prompt.
+    pub echo: Option<Duration>,
+}
+
+/// The voice engine's figures of a leg.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct VoiceStatistics {
+    /// Mouth side.
+    pub sender: SenderStatistics,
+    /// Ear side.
+    pub receiver: ReceiverStatistics,
+    /// Messages towards the network that found its ring full.
+    pub dropped_outgoing: u64,
+    /// Messages from the network that found the audio thread's ring full.
+    pub dropped_incoming: u64,
+}
+
+/// A leg's controls, for the call layer; cheap to ask, never waits for the audio thread.
+pub struct CallControls {
+    shared: Arc<Shared>,
+    digits: Producer<DtmfDigit>,
+}
+
+#[derive(Default)]
+struct Shared {
+    muted: AtomicBool,
+    held: AtomicBool,
+    statistics: Mutex<VoiceStatistics>,
+}
+
+impl CallControls {
+    /// Sends silence instead of the microphone, or the microphone again.
+    pub fn set_muted(&self, muted: bool) {
+        self.shared.muted.store(muted, Ordering::Relaxed);
+    }
+
+    /// Whether the microphone is muted.
+    pub fn is_muted(&self) -> bool {
+        self.shared.muted.load(Ordering::Relaxed)
+    }
+
+    /// Stops sending and playing, or resumes.
+    pub fn set_held(&self, held: bool) {
+        self.shared.held.store(held, Ordering::Relaxed);
+    }
+
+    /// Sounds a digit instead of the microphone; false if too many are waiting.
+    pub fn send_dtmf(&mut self, digit: DtmfDigit) -> bool {
+        self.digits.push(digit).is_ok()
+    }
+
+    /// Figures as of the last 100 ms.
+    pub fn statistics(&self) -> VoiceStatistics {
+        *self.shared.statistics.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The [`SoundPath`] of a call.
+pub struct CallPath {
+    sender: VoiceSender,
+    receiver: VoiceReceiver,
+    link: AudioEnd,
+    shared: Arc<Shared>,
+    digits: Consumer<DtmfDigit>,
+    dtmf: DtmfPlayer,
+    echo: Option<Echo>,
+    publish_at: Option<Instant>,
+}
+
+struct Echo {
+    prompt: Vec<f32>,
+    said: usize,
+    heard: Loop,
+}
+
+impl CallPath {
+    /// Makes the path and its controls. Allocates all that it will need.
+    ///
+    /// # Errors
+    /// [`CodecError`] when the codec refuses the configuration.
+    pub fn new(sound: CallSound, link: AudioEnd) -> Result<(Self, CallControls), CodecError> {
+        let shared = Arc::new(Shared::default());
+        let (producer, digits) = RingBuffer::new(DIGITS_MAX);
+        let controls = CallControls { shared: shared.clone(), digits: producer };
+        let path = Self {
+            sender: VoiceSender::new(sound.sender)?,
+            receiver: VoiceReceiver::new(sound.receiver)?,
+            link,
+            shared,
+            digits,
+            dtmf: DtmfPlayer::new(),
+            echo: sound.echo.map(Echo::new),
+            publish_at: None,
+        };
+        Ok((path, controls))
+    }
+
+    fn statistics(&self) -> VoiceStatistics {
+        let dropped = self.link.dropped();
+        VoiceStatistics {
+            sender: self.sender.statistics(),
+            receiver: self.receiver.statistics(),
+            dropped_outgoing: dropped.outgoing(),
+            dropped_incoming: dropped.incoming(),
+        }
+    }
+}
+
+impl SoundPath for CallPath {
+    fn exchange(&mut self, now: Instant) {
+        while let Some((arrived, message)) = self.link.receive() {
+            match message {
+                // The clock may have been read before the message was stamped.
+                VoiceMessage::Packet(packet) => {
+                    self.receiver.handle_packet(arrived.min(now), packet);
+                }
+                VoiceMessage::Feedback(feedback) => self.sender.handle_feedback(now, &feedback),
+            }
+        }
+        while let Ok(digit) = self.digits.pop() {
+            let _ = self.dtmf.push(digit);
+        }
+    }
+
+    fn capture(&mut self, now: Instant, block: &mut [f32; BLOCK_SAMPLES]) {
+        if let Some(echo) = &mut self.echo {
+            echo.say(block);
+        }
+        if self.shared.held.load(Ordering::Relaxed) {
+            return;
+        }
+        if !self.dtmf.replace(block) && self.shared.muted.load(Ordering::Relaxed) {
+            block.fill(0.0);
+        }
+        let link = &mut self.link;
+        self.sender.capture(now, block, &mut |packet| link.send(VoiceMessage::Packet(packet)));
+    }
+
+    fn playout(&mut self, now: Instant, block: &mut [f32; BLOCK_SAMPLES]) {
+        self.receiver.playout(now, block);
+        if self.shared.held.load(Ordering::Relaxed) {
+            block.fill(0.0);
+        }
+        if let Some(echo) = &mut self.echo {
+            echo.heard.push(block);
+        }
+    }
+
+    fn finish(&mut self, now: Instant) {
+        if let Some(feedback) = self.receiver.poll_feedback(now) {
+            self.link.send(VoiceMessage::Feedback(feedback));
+        }
+        self.link.wake();
+        if self.publish_at.is_none_or(|at| now >= at) {
+            self.publish_at = Some(now + PUBLISH_INTERVAL);
+            let statistics = self.statistics();
+            if let Ok(mut published) = self.shared.statistics.try_lock() {
+                *published = statistics;
+            }
+        }
+    }
+}
+
+impl Echo {
+    fn new(delay: Duration) -> Self {
+        let delay_samples = usize::try_from(ns_to_samples(nanoseconds(delay)));
+        let heard = Loop::new(delay_samples.unwrap_or(usize::MAX));
+        Self { prompt: echo_prompt(), said: 0, heard }
+    }
+
+    fn say(&mut self, block: &mut [f32; BLOCK_SAMPLES]) {
+        self.heard.pull(block);
+        if let Some(prompt) = self.prompt.get(self.said..self.said + BLOCK_SAMPLES) {
+            block.copy_from_slice(prompt);
+            self.said += BLOCK_SAMPLES;
+        }
+    }
+}
