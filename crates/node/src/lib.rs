@@ -3,6 +3,7 @@
 //! It owns every effect and takes no protocol decision: those are in `cooee-proto` and
 //! `cooee-media`.
 
+pub mod attachment;
 pub mod audio;
 pub mod reachability;
 pub mod relay;

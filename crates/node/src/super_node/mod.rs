@@ -195,6 +195,15 @@ impl SuperNode {
         &self.0.metrics
     }
 
+    /// Closes everything at once and links no more.
+    pub fn stop(&self) {
+        self.0.draining.store(true, Ordering::Relaxed);
+        for attached in self.0.attached().values() {
+            attached.connection.close();
+        }
+        self.0.links.close_all();
+    }
+
     /// Takes leave: refuses new nodes, tells the attached ones where else to go, waits for the
     /// splices to end but no longer than `patience`, then closes everything.
     pub async fn drain(&self, patience: Duration) {

@@ -42,4 +42,4 @@ pub trait ByteStream: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpi
 impl<T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin> ByteStream for T {}
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -1,0 +1,94 @@
+//! One connection in use or warm: keep-alives, incoming splices, notices.
+
+use cooee_proto::{
+    attachment::AttemptId,
+    control::{KEEPALIVE_ANSWER_TIME, KEEPALIVE_INTERVAL, addresses_from_wire, node_id},
+    wire::v1::{Refusal, control_message::Kind, stream_header::Kind as HeaderKind},
+};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep_until},
+};
+
+use super::{AttachmentEvent, IncomingSplice, driver::Input, notified};
+use crate::transport::{ControlChannel, Inbox, IncomingStream};
+
+pub(super) struct Served {
+    pub(super) attempt: AttemptId,
+    pub(super) channel: ControlChannel,
+    pub(super) inbox: Inbox,
+    pub(super) inputs: mpsc::Sender<Input>,
+    pub(super) splices: mpsc::Sender<IncomingSplice>,
+    pub(super) events: mpsc::Sender<AttachmentEvent>,
+}
+
+/// Serves the connection until it ends, and reports the end.
+pub(super) async fn serve(mut served: Served) {
+    let connection = served.channel.connection().clone();
+    let mut keepalive_at = Instant::now() + KEEPALIVE_INTERVAL;
+    loop {
+        tokio::select! {
+            incoming = connection.accept() => match incoming {
+                Some(incoming) => take_splice(&served, incoming).await,
+                None => break,
+            },
+            kind = served.inbox.recv() => match kind {
+                Some(kind) => handle(&served, kind).await,
+                None => break,
+            },
+            () = sleep_until(keepalive_at) => {
+                keepalive_at = Instant::now() + KEEPALIVE_INTERVAL;
+                let channel = served.channel.clone();
+                tokio::spawn(async move {
+                    if channel.ping(KEEPALIVE_ANSWER_TIME).await.is_err() {
+                        channel.connection().close();
+                    }
+                });
+            }
+        }
+    }
+    connection.close();
+    let _ = served.inputs.send(Input::Lost(served.attempt)).await;
+}
+
+async fn take_splice(served: &Served, incoming: IncomingStream) {
+    let IncomingStream { header, mut stream } = incoming;
+    let from = match header.kind {
+        Some(HeaderKind::SpliceIncoming(splice)) => node_id(&splice.from),
+        _ => {
+            let _ = stream.refuse(Refusal::NotAllowed, "an ordinary node takes splices only").await;
+            return;
+        }
+    };
+    let Ok(from) = from else {
+        let _ = stream.refuse(Refusal::Malformed, "identifier of wrong length").await;
+        return;
+    };
+    let Ok(place) = served.splices.clone().try_reserve_owned() else {
+        let _ = stream.refuse(Refusal::NotTaken, "too many splices at once").await;
+        return;
+    };
+    if stream.accept().await.is_ok() {
+        place.send(IncomingSplice { from, stream });
+    }
+}
+
+async fn handle(served: &Served, kind: Kind) {
+    match kind {
+        Kind::HostCacheUpdate(update) => {
+            let addresses = addresses_from_wire(&update.super_nodes);
+            let _ = served.inputs.send(Input::Report(addresses)).await;
+        }
+        Kind::Drain(drain) => {
+            let try_these = addresses_from_wire(&drain.try_these);
+            let _ = served.inputs.send(Input::Drain(served.attempt, try_these)).await;
+        }
+        Kind::Notify(notify) => {
+            if let Some(event) = notified(&notify) {
+                let _ = served.events.try_send(event);
+            }
+        }
+        // An ordinary node answers no requests.
+        _ => {}
+    }
+}
