@@ -1,60 +1,118 @@
-//! From reports to the sender's point of operation.
+//! From reports to the sender's point of operation, changed no more often than is good.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::Feedback;
+use super::{
+    Feedback,
+    estimator::PathEstimator,
+    plan::{Severity, plan},
+};
 use crate::voice::{OperatingPoint, SenderStatistics, VoiceConfig};
+
+/// A better step of loss is believed after it held this long; a worse one at once.
+const BETTER_AFTER: Duration = Duration::from_secs(8);
+
+/// The rate is raised when the path allows this much more than is used; it is lowered at once.
+const RAISE_FACTOR: f64 = 1.15;
 
 /// The controller of one direction.
 #[derive(Clone, Debug)]
 pub struct RateControl {
+    start: u32,
     overhead_bytes: usize,
-    path_loss: f64,
+    payload_bits_per_s_max: f64,
+    path: PathEstimator,
+    severity: Severity,
+    better_since: Option<Instant>,
+    /// Bit/s on the wire that the point was made for.
+    planned: f64,
+    point: OperatingPoint,
 }
 
 impl RateControl {
     /// A controller that knows nothing of the path yet.
     pub fn new(config: &VoiceConfig) -> Self {
-        Self { overhead_bytes: config.overhead_bytes, path_loss: 0.0 }
+        let start = config.wire_bits_per_s_start;
+        let max = f64::from(config.payload_bits_per_s_max);
+        let path = PathEstimator::new(start);
+        let planned = path.rate();
+        let point = plan(planned, config.overhead_bytes, max, Severity::None);
+        Self {
+            start,
+            overhead_bytes: config.overhead_bytes,
+            payload_bits_per_s_max: max,
+            path,
+            severity: Severity::None,
+            better_since: None,
+            planned,
+            point,
+        }
     }
 
     /// The point to use.
     pub fn point(&self) -> OperatingPoint {
-        OperatingPoint::QUIET
+        self.point
     }
 
     /// Notes a packet sent.
-    pub fn sent(&mut self, _now: Instant, _sequence: u16, _payload_bytes: usize) {}
+    pub fn sent(&mut self, now: Instant, sequence: u16, payload_bytes: usize) {
+        self.path.sent(now, sequence, payload_bytes + self.overhead_bytes);
+    }
 
     /// Takes a report.
-    pub fn handle_feedback(&mut self, _now: Instant, feedback: &Feedback) {
-        let (mut lost, mut all) = (0.0, 0.0);
-        for (_, arrived) in feedback.packets() {
-            all += 1.0;
-            lost += f64::from(u8::from(arrived.is_none()));
+    pub fn handle_feedback(&mut self, now: Instant, feedback: &Feedback) {
+        let using = f64::from(self.point.wire_bits_per_s(self.overhead_bytes));
+        self.path.handle_feedback(now, feedback, using);
+        let severity = Severity::of(self.path.loss(), self.path.burst());
+        let mut replan = severity > self.severity;
+        if severity < self.severity {
+            let since = *self.better_since.get_or_insert(now);
+            replan |= now.saturating_duration_since(since) >= BETTER_AFTER;
+        } else {
+            self.better_since = None;
         }
-        if all > 0.0 {
-            self.path_loss += 0.1 * (lost / all - self.path_loss);
+        if replan {
+            self.severity = severity;
+            self.better_since = None;
         }
+        let rate = self.path.rate();
+        if replan || rate < self.planned * 0.97 || rate > self.planned * RAISE_FACTOR {
+            self.replan();
+        }
+    }
+
+    fn replan(&mut self) {
+        self.planned = self.path.rate();
+        self.point =
+            plan(self.planned, self.overhead_bytes, self.payload_bits_per_s_max, self.severity);
     }
 
     /// Header bytes of each packet on the path.
     pub fn set_overhead_bytes(&mut self, overhead_bytes: usize) {
         self.overhead_bytes = overhead_bytes;
+        self.replan();
     }
 
     /// Forgets what was learnt.
     pub fn path_changed(&mut self) {
-        self.path_loss = 0.0;
+        self.path = PathEstimator::new(self.start);
+        self.severity = Severity::None;
+        self.better_since = None;
+        self.replan();
     }
 
     /// Smoothed loss on the path, 0 to 1.
     pub fn path_loss(&self) -> f64 {
-        self.path_loss
+        self.path.loss()
     }
 
     /// Adds what is known to the sender's statistics.
     pub fn report(&self, statistics: &mut SenderStatistics) {
-        statistics.path_loss = self.path_loss;
+        statistics.path_loss = self.path.loss();
+        statistics.missed = self.path.missed();
+        statistics.round_trip_ms = self.path.round_trip_ms();
+        statistics.queueing_ms = self.path.queueing_ms();
+        statistics.remote_playout_delay_ms = self.path.playout_delay_ms();
+        statistics.wire_bits_per_s = self.path.rate() as u32;
     }
 }
