@@ -54,7 +54,7 @@ async fn send(mut reader: VoiceReader, socket: std::sync::Arc<UdpSocket>) {
             }
             VoiceMessage::Feedback(feedback) => {
                 let mut bytes = [0; 512];
-                let room = (&mut bytes[1..]).first_chunk_mut().unwrap();
+                let room = bytes[1..].first_chunk_mut().unwrap();
                 let length = feedback.encode(room);
                 bytes[..=length].to_vec()
             }

@@ -23,6 +23,9 @@ use crate::audio::AudioError;
 /// How long the server may take to answer while connecting (chosen).
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// Length of the shared secret (PulseAudio's `PA_NATIVE_COOKIE_LENGTH`).
+const COOKIE_BYTES: usize = 256;
+
 /// Longest message taken from the server: half a minute of sound would be 5.5 MiB (chosen).
 const MESSAGE_BYTES_MAX: usize = 1 << 20;
 
@@ -80,7 +83,10 @@ impl Connection {
         let unusable = |reason: String| AudioError::SoundServer { path: path.clone(), reason };
         let socket = UnixStream::connect(&path).map_err(|e| unusable(e.to_string()))?;
         let cookie = pulseaudio::cookie_path_from_env().and_then(|p| std::fs::read(p).ok());
-        Self::handshake(socket, cookie.unwrap_or_default()).map_err(|e| unusable(e.to_string()))
+        let mut cookie = cookie.unwrap_or_default();
+        // Without one the server goes by the socket's owner, but still wants its length.
+        cookie.resize(COOKIE_BYTES, 0);
+        Self::handshake(socket, cookie).map_err(|e| unusable(e.to_string()))
     }
 
     fn handshake(socket: UnixStream, cookie: Vec<u8>) -> Result<Self, ProtocolError> {
