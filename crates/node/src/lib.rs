@@ -5,6 +5,7 @@
 
 pub mod attachment;
 pub mod audio;
+pub mod call;
 pub mod peer;
 pub mod reachability;
 pub mod relay;

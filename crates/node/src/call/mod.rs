@@ -1,0 +1,21 @@
+//! Runs the call machines: look-up, peer connections, media legs, records.
+//!
+//! ```text
+//!  local API ── CallService ──▶ task: proto::call::Calls ──▶ Peers        (signalling)
+//!      ▲                            │        ▲      └──────▶ MediaCommand  (voice transport)
+//!      └──── events, list ──────────┘        └── PeerEvent, MediaEvent, look-ups, time
+//! ```
+//!
+//! Nothing is decided here: who rings, what is revealed and when a call ends is `proto::call`.
+
+mod media;
+mod service;
+mod store;
+mod task;
+
+pub use media::{LegId, MediaCommand, MediaEvent};
+pub use service::{CallError, CallNotice, CallService, CallServiceConfig, LookUp, Relations};
+pub use store::{Log, LogError};
+
+#[cfg(test)]
+mod tests;
