@@ -5,9 +5,13 @@
 
 pub mod codec;
 pub mod jitter;
+pub mod level;
 pub mod loss;
+pub mod mixer;
 pub mod packet;
+pub mod processing;
 pub mod rate;
+pub mod resample;
 pub mod session;
 pub mod voice;
 

@@ -22,9 +22,11 @@ const BIN_MS: f64 = 1.0;
 /// Bins: lateness above 1 s counts as 1 s.
 const BINS: usize = 1_000;
 
-/// Milliseconds of delay that avoiding all loss is worth: 1 % of missed frames costs as much as
-/// 30 ms. Chosen on the conditions of `docs/measurements/voice.md`.
-const LOSS_COST_MS: f64 = 3_000.0;
+/// Milliseconds of delay that avoiding all loss is worth, by the long and the short histogram: 1 %
+/// of missed frames costs as much as 30 ms in the long run, and 12 ms on the evidence of a few
+/// frames. Chosen on the conditions of `docs/measurements/voice.md`.
+const LOSS_COST_LONG_MS: f64 = 3_000.0;
+const LOSS_COST_SHORT_MS: f64 = 1_200.0;
 
 /// How fast the target falls, in ms per second. Chosen.
 const FALL_MS_PER_S: f64 = 2.0;
@@ -71,11 +73,12 @@ struct Histogram {
     bins: Box<[f64; BINS]>,
     total: f64,
     time_constant_ms: f64,
+    loss_cost_ms: f64,
 }
 
 impl Histogram {
-    fn new(time_constant_ms: f64) -> Self {
-        Self { bins: Box::new([0.0; BINS]), total: 0.0, time_constant_ms }
+    fn new(time_constant_ms: f64, loss_cost_ms: f64) -> Self {
+        Self { bins: Box::new([0.0; BINS]), total: 0.0, time_constant_ms, loss_cost_ms }
     }
 
     fn add(&mut self, lateness_ms: f64, frame_ms: f64) {
@@ -106,7 +109,7 @@ impl Histogram {
                 continue;
             }
             let delay_ms = (index + 1) as f64 * BIN_MS;
-            let cost = delay_ms + LOSS_COST_MS * (late / self.total).max(0.0);
+            let cost = delay_ms + self.loss_cost_ms * (late / self.total).max(0.0);
             if cost < best_cost {
                 (best_cost, best_ms) = (cost, delay_ms);
             }
@@ -131,8 +134,8 @@ impl Default for DelayEstimator {
     fn default() -> Self {
         Self {
             base: WindowedMinimum::new(BASE_WINDOW_MS),
-            short: Histogram::new(4_000.0),
-            long: Histogram::new(10_000.0),
+            short: Histogram::new(4_000.0, LOSS_COST_SHORT_MS),
+            long: Histogram::new(10_000.0, LOSS_COST_LONG_MS),
             target_ms: 0.0,
             arrivals: 0,
             jitter_ms: 0.0,

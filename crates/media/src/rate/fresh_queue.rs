@@ -2,7 +2,7 @@
 //!
 //! A reliable stream keeps every byte it was given, so the only place to drop is before it. The
 //! shell pushes packets here and pops one whenever the socket takes bytes; what waited longer than
-//! the age limit never goes out. Bound: [`PACKETS_MAX`], then the oldest gives way.
+//! the age limit never goes out. Bound: 64 packets, then the oldest gives way.
 
 use std::{
     collections::VecDeque,
@@ -12,7 +12,7 @@ use std::{
 use crate::VoicePacket;
 
 /// Packets held at most.
-pub const PACKETS_MAX: usize = 64;
+const PACKETS_MAX: usize = 64;
 
 /// The queue.
 #[derive(Debug)]

@@ -53,7 +53,12 @@ impl Severity {
 }
 
 /// The frame length for `wire` bit/s with `overhead_bytes` in each packet.
-fn frame_for(wire: f64, overhead_bytes: usize, severity: Severity) -> FrameDuration {
+fn frame_for(
+    wire: f64,
+    overhead_bytes: usize,
+    payload_max: f64,
+    severity: Severity,
+) -> FrameDuration {
     let candidates = [
         FrameDuration::Ms10,
         FrameDuration::Ms20,
@@ -67,12 +72,12 @@ fn frame_for(wire: f64, overhead_bytes: usize, severity: Severity) -> FrameDurat
         let wanted = match (frame, severity) {
             (FrameDuration::Ms10, Severity::None) => 32_000.0,
             (FrameDuration::Ms10, _) => 48_000.0,
-            (FrameDuration::Ms20, Severity::None) => 14_000.0,
-            (FrameDuration::Ms20, _) => 20_000.0,
-            (FrameDuration::Ms40, _) => 12_000.0,
-            _ => 9_000.0,
+            (FrameDuration::Ms20, Severity::None) => 14_000.0_f64.min(payload_max),
+            (FrameDuration::Ms20, _) => 20_000.0_f64.min(payload_max),
+            (FrameDuration::Ms40, _) => 12_000.0_f64.min(payload_max),
+            _ => 9_000.0_f64.min(payload_max),
         };
-        if wire - headers >= wanted {
+        if (wire - headers).min(payload_max) >= wanted {
             return frame;
         }
     }
@@ -86,7 +91,7 @@ pub(super) fn plan(
     payload_bits_per_s_max: f64,
     severity: Severity,
 ) -> OperatingPoint {
-    let frame = frame_for(wire, overhead_bytes, severity);
+    let frame = frame_for(wire, overhead_bytes, payload_bits_per_s_max, severity);
     let seconds = f64::from(frame.ms()) / 1e3;
     let headers = overhead_bytes as f64 * 8.0 / seconds;
     let payload = (wire - headers).min(payload_bits_per_s_max).max(CODEC_BITS_PER_S_MIN);
