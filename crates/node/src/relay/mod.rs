@@ -95,6 +95,7 @@ impl RelayHandle {
                 known.get_or_insert(ip);
             }
         }
+        raise_descriptor_limit(config.allocations_max);
         let machine = RelayServer::new(config, secret, seed);
         let core =
             Core::new(endpoint.shared(), machine, &options).map_err(RelayError::AlternatePort)?;
@@ -164,6 +165,24 @@ impl DatagramServer for Shell {
         self.lock().handle_timeout(&udp, now)
     }
 }
+
+/// Each allocation is a descriptor, and the usual soft limit is 1,024. What the hard limit does not
+/// give shows later as a port that cannot be opened (508).
+fn raise_descriptor_limit(allocations_max: u32) {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let wanted = u64::from(allocations_max) + DESCRIPTORS_BESIDES;
+    let wanted = limit.maximum.map_or(wanted, |hard| hard.min(wanted));
+    if limit.current.is_some_and(|soft| soft < wanted) {
+        let raised = Rlimit { current: Some(wanted), maximum: limit.maximum };
+        if let Err(error) = setrlimit(Resource::Nofile, raised) {
+            tracing::warn!(%error, "few descriptors: fewer calls can be relayed");
+        }
+    }
+}
+
+/// Descriptors for everything but allocations. Chosen: connections of a busy super node.
+const DESCRIPTORS_BESIDES: u64 = 8192;
 
 /// `instant` with the wall clock of this moment.
 fn moment(instant: Instant) -> Now {
