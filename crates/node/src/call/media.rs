@@ -65,13 +65,6 @@ pub enum MediaCommand {
         /// Silence instead of the microphone.
         muted: bool,
     },
-    /// The peer pressed a key: play its tone.
-    Dtmf {
-        /// The leg.
-        leg: LegId,
-        /// One of `0`-`9`, `*`, `#`, `A`-`D`.
-        digit: char,
-    },
     /// End the leg.
     Stop {
         /// The leg.
@@ -108,10 +101,5 @@ pub enum MediaEvent {
         leg: LegId,
         /// What it is now.
         state: MediaState,
-    },
-    /// Nothing has worked for a while: ICE should be restarted.
-    RestartWanted {
-        /// The leg.
-        leg: LegId,
     },
 }

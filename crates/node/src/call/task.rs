@@ -172,12 +172,6 @@ impl Task {
             MediaEvent::State { leg, state } => {
                 calls.handle_media_state(now(), leg.call, leg.peer, state);
             }
-            MediaEvent::RestartWanted { leg } => {
-                if calls.chosen(leg.call) == Some(leg.peer) {
-                    // Refused while the call is not active; the machine restarts by itself then.
-                    let _ = calls.restart_media(now(), leg.call);
-                }
-            }
         }
     }
 
@@ -251,12 +245,6 @@ impl Task {
 
     async fn tell(&mut self, event: CallEvent) {
         match &event {
-            CallEvent::DtmfReceived { call, digit, .. } => {
-                if let Some(peer) = self.calls.chosen(*call) {
-                    let leg = LegId { call: *call, peer };
-                    let _ = self.media.send(MediaCommand::Dtmf { leg, digit: *digit }).await;
-                }
-            }
             // The path of the signalling is most likely dead: look for another.
             CallEvent::SignallingLost { call } => {
                 if let Some(peer) = self.calls.chosen(*call) {

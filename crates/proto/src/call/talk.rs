@@ -111,10 +111,7 @@ impl Call {
     }
 
     pub(super) fn handle_update(&mut self, now: Now, node: NodeId, update: CallUpdate) {
-        if self.chosen != Some(node) {
-            return;
-        }
-        if let Some(state) = update.state {
+        if let Some(state) = update.state.filter(|_| self.chosen == Some(node)) {
             let before = (self.held_remotely, self.muted_remotely);
             if before != (state.held, state.muted) {
                 (self.held_remotely, self.muted_remotely) = (state.held, state.muted);

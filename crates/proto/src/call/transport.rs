@@ -155,14 +155,16 @@ impl Call {
     fn tell_restart(&mut self, now: Now, node: NodeId) {
         let state = self.own_state();
         let Some(leg) = self.legs.get_mut(&node) else { return };
+        if leg.stage == Stage::Superseded {
+            return;
+        }
         let Some(local) = leg.media.local.clone() else { return };
         let is_answer = leg.media.answering == Some(local.generation);
         if is_answer {
             leg.media.answering = None;
-        } else if leg.media.restarting.is_some() {
-            leg.media.restarting = Some(local.generation);
         } else {
-            return;
+            // Asked for by us, or begun by the media transport itself.
+            leg.media.restarting = Some(local.generation);
         }
         let update =
             CallUpdate { state: Some(state), transport: Some(local), restart_answer: is_answer };
