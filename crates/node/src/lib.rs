@@ -7,6 +7,7 @@ pub mod attachment;
 pub mod audio;
 pub mod call;
 pub mod peer;
+pub mod media;
 pub mod reachability;
 pub mod relay;
 pub mod transport;

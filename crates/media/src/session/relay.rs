@@ -222,8 +222,13 @@ impl Relay {
         }
     }
 
-    /// Gives the peer a channel: 4 bytes of overhead instead of 36.
+    /// Gives the peer a channel: 4 bytes of overhead instead of 36. Only over UDP: over streams
+    /// ChannelData must be padded (RFC 8656 section 12.5), which the library neither does nor
+    /// undoes, so there the indications stay.
     pub(super) fn bind_channel(&mut self, now: Instant, peer: SocketAddr) {
+        if !self.is_udp() {
+            return;
+        }
         let turn_now = self.turn_time(now);
         let State::Running(client) = &mut self.state else { return };
         if self.relayed.is_some() && self.channels.len() < PEERS_MAX && self.channels.insert(peer) {
