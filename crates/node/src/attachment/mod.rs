@@ -363,12 +363,7 @@ fn found_devices(found: &[v1::Found]) -> Vec<FoundDevice> {
     let device = |found: &v1::Found| {
         Some(FoundDevice {
             node: node_id(&found.node).ok()?,
-            super_nodes: found
-                .super_nodes
-                .iter()
-                .take(8)
-                .filter_map(|id| node_id(id).ok())
-                .collect(),
+            super_nodes: found.super_nodes.iter().take(8).filter_map(|id| node_id(id).ok()).collect(),
             record: found.record.clone(),
         })
     };

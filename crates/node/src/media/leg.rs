@@ -6,6 +6,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
+use cooee_media::rate::feedback::{FEEDBACK_BYTES_MAX, Feedback};
 use cooee_media::session::{
     LocalCandidate, MediaSession, Output, RelayServer, RelayTransport, RemoteCandidate,
     SessionError, SessionEvent, SessionStatistics, TransportParameters,
@@ -155,7 +157,9 @@ impl LegTask {
                 self.session.send_audio(now, &packet)
             }
             Some(VoiceMessage::Feedback(feedback)) if !self.hold => {
-                self.session.send_feedback(now, feedback)
+                let mut bytes = [0; FEEDBACK_BYTES_MAX];
+                let length = feedback.encode(&mut bytes);
+                self.session.send_feedback(now, Bytes::copy_from_slice(&bytes[..length]))
             }
             Some(_) => Ok(()),
             None => {
@@ -275,7 +279,10 @@ impl LegTask {
                 Output::WriteStream { relay, bytes } => self.streams.write(relay, bytes),
                 Output::CloseStream { relay } => self.streams.close(relay),
                 Output::Audio(packet) => self.deliver(VoiceMessage::Packet(packet)),
-                Output::Feedback(feedback) => self.deliver(VoiceMessage::Feedback(feedback)),
+                Output::Feedback(bytes) => match Feedback::decode(&bytes) {
+                    Ok(feedback) => self.deliver(VoiceMessage::Feedback(feedback)),
+                    Err(error) => tracing::debug!(%error, "feedback of the peer not understood"),
+                },
                 Output::Event(event) => self.handle_event(event),
             }
         }
