@@ -6,8 +6,8 @@
 pub mod attachment;
 pub mod audio;
 pub mod call;
-pub mod peer;
 pub mod media;
+pub mod peer;
 pub mod reachability;
 pub mod relay;
 pub mod transport;
