@@ -177,9 +177,9 @@ fn jitter_raises_the_delay_and_quiet_lowers_it_again() {
     });
     let at = |ms: u64| *delays.range(ms..).next().unwrap().1;
     println!("{} {} {} {:?}", at(9_500), at(19_500), at(88_000), call.receiver.statistics());
-    assert!(at(9_500) < 12.0);
-    assert!((25.0..60.0).contains(&at(19_500)));
-    assert!(at(88_000) < 12.0);
+    assert!(at(9_500) < 22.0);
+    assert!((35.0..70.0).contains(&at(19_500)));
+    assert!(at(88_000) < 22.0);
 }
 
 #[test]
@@ -223,5 +223,5 @@ fn a_delay_spike_costs_no_words_and_leaves_no_delay() {
     let mut last = 0.0;
     call.run(&sound, 0.0, link, |_, receiver| last = receiver.statistics().playout_delay_ms);
     println!("{last} {:?}", call.receiver.statistics());
-    assert!(last < 40.0, "{last} ms");
+    assert!(last < 50.0, "{last} ms");
 }

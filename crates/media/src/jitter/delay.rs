@@ -1,8 +1,10 @@
 //! The smallest playout delay worth having, from when frames become playable.
 //!
 //! A frame's *transit* is when it could first be played (its own packet arrived, or a later one
-//! repaired it) minus its timestamp. The base is the least transit of the last
-//! [`BASE_WINDOW_MS`]; a frame's *lateness* is its transit above the base. Two histograms of
+//! repaired it) minus its timestamp. A packet leaves when its frame ends, so the path's part of the
+//! transit is what exceeds the frame's length; the base is the least of that in the last
+//! [`BASE_WINDOW_MS`], the same for frames of all lengths. A frame's *lateness* is its transit above
+//! the base. Two histograms of
 //! lateness forget with time constants of about 4 s and 10 s. Each asks for the delay `d` that
 //! minimises `d + COST · P(lateness > d)`: a delay is paid for every millisecond, a missed frame
 //! once. The target rises at once to the larger of the two and falls by [`FALL_MS_PER_S`] at most:
@@ -28,8 +30,10 @@ const BINS: usize = 1_000;
 const LOSS_COST_LONG_MS: f64 = 3_000.0;
 const LOSS_COST_SHORT_MS: f64 = 1_200.0;
 
-/// How fast the target falls, in ms per second. Chosen.
+/// How fast the target falls, in ms per second, and how much faster from [`HIGH_MS`] on. Chosen.
 const FALL_MS_PER_S: f64 = 2.0;
+const FALL_SHARE_PER_S: f64 = 0.1;
+const HIGH_MS: f64 = 100.0;
 
 /// The least of a stream over a sliding window of time, kept in [`BASE_BUCKETS`] buckets.
 #[derive(Clone, Debug)]
@@ -158,7 +162,7 @@ impl DelayEstimator {
 
     /// A packet arrived in its own right: moves the base and the jitter, and counts as playable.
     pub fn arrived(&mut self, now_ms: f64, transit_ms: f64, frame_ms: f64) {
-        self.base.add(now_ms, transit_ms);
+        self.base.add(now_ms, transit_ms - frame_ms);
         if let Some(last) = self.last_transit_ms.replace(transit_ms) {
             // RFC 3550 section 6.4.1.
             self.jitter_ms += ((transit_ms - last).abs() - self.jitter_ms) / 16.0;
@@ -173,7 +177,9 @@ impl DelayEstimator {
         self.short.add(lateness_ms, frame_ms);
         self.long.add(lateness_ms, frame_ms);
         let wanted_ms = self.short.target_ms().max(self.long.target_ms());
-        let fallen_ms = self.target_ms - FALL_MS_PER_S * frame_ms / 1e3;
+        let high_ms = (self.target_ms - HIGH_MS).max(0.0);
+        let fall_ms_per_s = FALL_MS_PER_S + FALL_SHARE_PER_S * high_ms;
+        let fallen_ms = self.target_ms - fall_ms_per_s * frame_ms / 1e3;
         self.target_ms = wanted_ms.max(fallen_ms);
     }
 
@@ -182,7 +188,7 @@ impl DelayEstimator {
         self.target_ms
     }
 
-    /// The base: the least transit of late.
+    /// The base: the least the path took of late, in the receiver's time minus media time.
     pub fn base_ms(&self) -> f64 {
         self.base.get()
     }
@@ -203,12 +209,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_steady_stream_needs_one_millisecond() {
+    fn a_steady_stream_needs_its_frame_and_one_millisecond() {
         let mut delay = DelayEstimator::default();
         for packet in 0..500 {
             delay.arrived(f64::from(packet) * 10.0, 40.2, 10.0);
         }
-        assert!(delay.target_ms() <= 1.0);
+        assert!((10.0..=11.0).contains(&delay.target_ms()));
     }
 
     #[test]
@@ -218,7 +224,7 @@ mod tests {
             let transit = 40.0 + f64::from(packet * 7 % 31);
             delay.arrived(f64::from(packet) * 20.0, transit, 20.0);
         }
-        assert!((26.0..=31.0).contains(&delay.target_ms()), "{}", delay.target_ms());
+        assert!((46.0..=51.0).contains(&delay.target_ms()), "{}", delay.target_ms());
     }
 
     #[test]
@@ -234,12 +240,12 @@ mod tests {
         };
         feed(&mut delay, 20, 0.0);
         feed(&mut delay, 1, 30.0);
-        assert!(delay.target_ms() >= 30.0);
+        assert!(delay.target_ms() >= 40.0);
         feed(&mut delay, 4, 30.0);
         feed(&mut delay, 3, 0.0);
-        assert!(delay.target_ms() >= 30.0);
+        assert!(delay.target_ms() >= 40.0);
         feed(&mut delay, 60, 0.0);
-        assert!(delay.target_ms() <= 2.0, "{}", delay.target_ms());
+        assert!(delay.target_ms() <= 12.0, "{}", delay.target_ms());
     }
 
     #[test]

@@ -33,6 +33,35 @@ const LOSS_SMOOTHING_PACKETS: f64 = 150.0;
 const RATE_MIN: f64 = 9_600.0;
 const RATE_MAX: f64 = 192_000.0;
 
+/// Least squares of queueing delay over sending time.
+#[derive(Default)]
+struct Trend {
+    count: f64,
+    x: f64,
+    y: f64,
+    xx: f64,
+    xy: f64,
+}
+
+impl Trend {
+    fn add(&mut self, x: f64, y: f64) {
+        self.count += 1.0;
+        self.x += x;
+        self.y += y;
+        self.xx += x * x;
+        self.xy += x * y;
+    }
+
+    /// Milliseconds of queue per millisecond of sending; 0 with fewer than five packets.
+    fn slope(&self) -> f64 {
+        let spread = self.count * self.xx - self.x * self.x;
+        if self.count < 5.0 || spread < 1.0 {
+            return 0.0;
+        }
+        (self.count * self.xy - self.x * self.y) / spread
+    }
+}
+
 /// The state.
 #[derive(Clone, Debug)]
 pub(super) struct PathEstimator {
@@ -41,6 +70,7 @@ pub(super) struct PathEstimator {
     rate: f64,
     congested_before: bool,
     last_report: Option<Instant>,
+    first_sent: Option<Instant>,
     hold_until: Option<Instant>,
     loss: f64,
     loss_known: f64,
@@ -62,6 +92,7 @@ impl PathEstimator {
             rate: f64::from(rate).clamp(RATE_MIN, RATE_MAX),
             congested_before: false,
             last_report: None,
+            first_sent: None,
             hold_until: None,
             loss: 0.0,
             loss_known: 0.0,
@@ -95,12 +126,22 @@ impl PathEstimator {
             let before_ms = self.round_trip_ms.unwrap_or(sample_ms);
             self.round_trip_ms = Some(before_ms + 0.125 * (sample_ms - before_ms));
         }
+        let congested = self.queueing_ms > CLEAR_MS;
+        let mut trend = Trend::default();
         let (mut least_ms, mut sum_ms, mut arrived, mut lost) = (f64::INFINITY, 0.0, 0.0, 0.0);
         for (sequence, queueing) in feedback.packets() {
             if self.counted.is_some_and(|c| sequence.wrapping_sub(c) as i16 <= 0) {
                 continue;
             }
-            self.count(queueing.is_none());
+            // What a full queue drops is no reason for redundancy, which would fill it more.
+            if !congested || queueing.is_some() {
+                self.count(queueing.is_none());
+            }
+            if let (Some(ms), Some((sent, _))) = (queueing, self.find(sequence)) {
+                let since = *self.first_sent.get_or_insert(sent);
+                let at_ms = sent.saturating_duration_since(since).as_secs_f64() * 1e3;
+                trend.add(at_ms, f64::from(ms));
+            }
             match queueing {
                 Some(ms) => {
                     least_ms = least_ms.min(f64::from(ms));
@@ -120,15 +161,25 @@ impl PathEstimator {
             .last_report
             .map_or(0.0, |last| now.saturating_duration_since(last).as_secs_f64().min(1.0));
         self.last_report = Some(now);
-        self.adapt(now, least_ms, lost / (lost + arrived), seconds, using);
+        let lost = lost / (lost + arrived);
+        self.adapt(now, least_ms, lost, trend.slope(), seconds, using);
     }
 
-    fn adapt(&mut self, now: Instant, least_ms: f64, lost: f64, seconds: f64, using: f64) {
+    fn adapt(
+        &mut self,
+        now: Instant,
+        least_ms: f64,
+        lost: f64,
+        slope: f64,
+        seconds: f64,
+        using: f64,
+    ) {
         let held = self.hold_until.is_some_and(|until| now < until);
         let losing_in_queue = lost > 0.08 && least_ms > CLEAR_MS;
         if least_ms > STANDING_MS || losing_in_queue {
             if !held {
-                let through = using * (1.0 - lost);
+                // A queue that grows by `slope` seconds a second passes 1 / (1 + slope).
+                let through = using * (1.0 - lost) / (1.0 + slope.clamp(0.0, 4.0));
                 // A deep queue must also be drained, not only fed no faster.
                 let drain = (1.0 - (least_ms - STANDING_MS).max(0.0) / 1_000.0).max(0.6);
                 self.rate = self.rate.min(through) * DECREASE * drain;

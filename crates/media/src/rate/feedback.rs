@@ -46,7 +46,7 @@ pub struct Feedback {
     pub hold_ms: u8,
     /// Share of frames that could not be played in time, redundancy included, in 1/255.
     pub missed: u8,
-    /// From a quick packet's arrival to the playing of its first sample, in ms.
+    /// From the capture of a sample to its playing, without the path, in ms.
     pub playout_delay_ms: u16,
     count: u8,
     queueing_ms: [u8; REPORTED_MAX],

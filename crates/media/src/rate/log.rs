@@ -15,6 +15,9 @@ const REPORT_SHARE: f64 = 0.06;
 /// Bytes of one report with its headers (IPv4, UDP, SRTCP, report), for the interval.
 const REPORT_BYTES: f64 = 90.0;
 
+/// The first reports leave as soon as may be: a start too fast for the path must end at once.
+const EARLY_REPORTS: u32 = 5;
+
 /// The record.
 #[derive(Clone, Debug)]
 pub struct ArrivalLog {
@@ -23,6 +26,7 @@ pub struct ArrivalLog {
     reported: Option<u64>,
     last_report_ms: f64,
     bytes: f64,
+    reports: u32,
 }
 
 impl Default for ArrivalLog {
@@ -33,6 +37,7 @@ impl Default for ArrivalLog {
             reported: None,
             last_report_ms: f64::NEG_INFINITY,
             bytes: 0.0,
+            reports: 0,
         }
     }
 }
@@ -55,7 +60,7 @@ impl ArrivalLog {
         let (newest, arrived_ms) = self.newest?;
         let since_ms = now_ms - self.last_report_ms;
         // The interval at which a report is REPORT_SHARE of what came in meanwhile.
-        let affordable = self.bytes * REPORT_SHARE >= REPORT_BYTES;
+        let affordable = self.bytes * REPORT_SHARE >= REPORT_BYTES || self.reports < EARLY_REPORTS;
         let unreported = self.reported.map_or(u64::MAX, |reported| newest.saturating_sub(reported));
         let full = unreported >= REPORTED_MAX as u64 - 2;
         let due =
@@ -74,6 +79,7 @@ impl ArrivalLog {
         self.reported = Some(newest);
         self.last_report_ms = now_ms;
         self.bytes = 0.0;
+        self.reports += 1;
         Some(feedback)
     }
 }
@@ -112,6 +118,6 @@ mod tests {
             log.arrived(now_ms, packet, 0.0, 180);
             reports += usize::from(log.poll(now_ms).is_some());
         }
-        assert!((11..=14).contains(&reports), "{reports}");
+        assert!((11..=19).contains(&reports), "{reports}");
     }
 }

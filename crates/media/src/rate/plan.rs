@@ -45,7 +45,7 @@ impl Severity {
         match self {
             Self::None => None,
             Self::Some => Some(Code::new(2, 1, 1, 8)),
-            Self::Moderate => Some(Code::new(1, 1, 1, 8)),
+            Self::Moderate => Some(Code::new(3, 2, 1, 8)),
             Self::High => Some(Code::new(3, 4, 1, 8)),
             Self::VeryHigh => Some(Code::new(2, 3, 1, 10)),
         }

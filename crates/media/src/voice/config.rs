@@ -74,10 +74,10 @@ pub struct VoiceConfig {
     pub encoder_complexity: u8,
     /// Decoder effort, 0 to 10: 5 conceals with the neural network, 7 enhances speech.
     pub decoder_complexity: u8,
-    /// Playout slack aimed at before anything is known of the path, in ms.
-    pub initial_slack_ms: f64,
     /// Slack added to what the arrival distribution asks for, in ms.
     pub margin_ms: f64,
+    /// Slack added to that while little is known of the path, in ms.
+    pub initial_slack_ms: f64,
 }
 
 impl Default for VoiceConfig {
@@ -92,7 +92,7 @@ impl Default for VoiceConfig {
             variable_bit_rate: false,
             encoder_complexity: 9,
             decoder_complexity: 7,
-            initial_slack_ms: 3.0,
+            initial_slack_ms: 2.0,
             margin_ms: 0.5,
         }
     }

@@ -118,10 +118,7 @@ impl VoiceSender {
             Application::Voip | Application::Audio => 6.5,
         };
         statistics.mouth_to_ear_ms = statistics.round_trip_ms.map(|round_trip_ms| {
-            f64::from(self.point.frame.ms())
-                + look_ahead_ms
-                + round_trip_ms / 2.0
-                + statistics.remote_playout_delay_ms
+            look_ahead_ms + round_trip_ms / 2.0 + statistics.remote_playout_delay_ms
         });
         statistics
     }

@@ -19,7 +19,7 @@ pub struct SenderStatistics {
     pub queueing_ms: f64,
     /// The other side's playout delay in ms.
     pub remote_playout_delay_ms: f64,
-    /// Mouth to ear as far as known, in ms: frame, look-ahead, half a round trip, and playout.
+    /// Mouth to ear as far as known, in ms: look-ahead, half a round trip, and playout delay.
     /// Devices on both sides come on top.
     pub mouth_to_ear_ms: Option<f64>,
     /// Bit/s on the wire allowed at present, headers included.
@@ -53,7 +53,8 @@ pub struct ReceiverStatistics {
     pub slipped_samples: u64,
     /// Interarrival jitter (RFC 3550), in ms.
     pub jitter_ms: f64,
-    /// From a quick packet's arrival to the playing of its first sample, in ms.
+    /// From the capture of a sample to its playing, the quickest packet's way over the path not
+    /// counted, in ms: frame, jitter buffer and device block.
     pub playout_delay_ms: f64,
     /// Slack aimed at, in ms.
     pub target_ms: f64,

@@ -153,7 +153,7 @@ impl VoiceReceiver {
         self.delay.arrived(now_ms, transit_ms, frame_ms);
         self.statistics.packets += 1;
         self.count_lateness(timestamp + samples as i64);
-        let queueing_ms = transit_ms - self.delay.base_ms();
+        let queueing_ms = transit_ms - frame_ms - self.delay.base_ms();
         let wire_bytes = packet.payload.len() + self.config.overhead_bytes;
         self.log.arrived(now_ms, number, queueing_ms, wire_bytes);
         self.repair(now_ms, number, frame, parity);
@@ -267,7 +267,7 @@ impl VoiceReceiver {
     fn target_ms(&self) -> f64 {
         let known = self.delay.target_ms() + self.config.margin_ms;
         // Before about 300 ms of packets the distribution says little.
-        if self.delay.arrivals() < 20 { known.max(self.config.initial_slack_ms) } else { known }
+        if self.delay.arrivals() < 20 { known + self.config.initial_slack_ms } else { known }
     }
 
     /// Starts to play when the first frame has come, at the right distance from it.
