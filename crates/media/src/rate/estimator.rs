@@ -29,6 +29,9 @@ const INCREASE_PER_S_START: f64 = 1.5;
 /// Time constants of smoothing in reports.
 const LOSS_SMOOTHING_PACKETS: f64 = 150.0;
 
+/// Packets by which one may overtake another before it counts as lost.
+const REORDERED: u16 = 2;
+
 /// Rates in bit/s between which the estimate moves: 1.2 kB/s to 24 kB/s.
 const RATE_MIN: f64 = 9_600.0;
 const RATE_MAX: f64 = 192_000.0;
@@ -129,7 +132,12 @@ impl PathEstimator {
         let congested = self.queueing_ms > CLEAR_MS;
         let mut trend = Trend::default();
         let (mut least_ms, mut sum_ms, mut arrived, mut lost) = (f64::INFINITY, 0.0, 0.0, 0.0);
+        // The last two may be late only: the next report has them again.
+        let decided = feedback.newest_sequence.wrapping_sub(REORDERED);
         for (sequence, queueing) in feedback.packets() {
+            if sequence.wrapping_sub(decided) as i16 > 0 {
+                continue;
+            }
             if self.counted.is_some_and(|c| sequence.wrapping_sub(c) as i16 <= 0) {
                 continue;
             }
@@ -151,8 +159,7 @@ impl PathEstimator {
                 None => lost += 1.0,
             }
         }
-        // The last two may have been late only: they are in the next report again.
-        self.counted = Some(feedback.newest_sequence);
+        self.counted = Some(decided);
         if arrived == 0.0 {
             return;
         }

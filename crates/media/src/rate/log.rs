@@ -62,7 +62,7 @@ impl ArrivalLog {
         // The interval at which a report is REPORT_SHARE of what came in meanwhile.
         let affordable = self.bytes * REPORT_SHARE >= REPORT_BYTES || self.reports < EARLY_REPORTS;
         let unreported = self.reported.map_or(u64::MAX, |reported| newest.saturating_sub(reported));
-        let full = unreported >= REPORTED_MAX as u64 - 2;
+        let full = unreported >= REPORTED_MAX as u64 - 4;
         let due =
             since_ms >= INTERVAL_MS_MAX || since_ms >= INTERVAL_MS_MIN && (affordable || full);
         if !due || unreported == 0 {
@@ -70,8 +70,8 @@ impl ArrivalLog {
         }
         let mut feedback = Feedback::new(newest as u16);
         feedback.hold_ms = (now_ms - arrived_ms).clamp(0.0, 255.0) as u8;
-        // Two packets of the last report are repeated: they may have been late, not lost.
-        let from = self.reported.map_or(newest, |reported| reported.saturating_sub(1));
+        // The last packets of the report before are repeated: they may have been late, not lost.
+        let from = self.reported.map_or(newest, |reported| reported.saturating_sub(2));
         for packet in from.max((newest + 1).saturating_sub(REPORTED_MAX as u64))..=newest {
             let slot = self.arrivals[(packet % LOGGED as u64) as usize];
             feedback.push(slot.filter(|(held, _)| *held == packet).map(|(_, ms)| ms));
