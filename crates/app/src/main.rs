@@ -6,7 +6,9 @@
 #![forbid(unsafe_code)]
 
 mod failure;
+mod login_server;
 mod output;
+mod signals;
 
 use std::process::ExitCode;
 
@@ -30,6 +32,9 @@ enum Command {
     /// Rebuild networks with real NATs on this machine and measure what happens in them
     #[command(subcommand)]
     Lab(cooee_lab::cli::LabCommand),
+    /// Make a network, run its login server, and look after its users
+    #[command(subcommand)]
+    LoginServer(login_server::LoginServerCommand),
 }
 
 fn main() -> ExitCode {
@@ -47,5 +52,6 @@ fn main() -> ExitCode {
 fn run(command: Command, output: Output) -> anyhow::Result<()> {
     match command {
         Command::Lab(command) => cooee_lab::cli::run(command, output.json),
+        Command::LoginServer(command) => login_server::run(command, output),
     }
 }

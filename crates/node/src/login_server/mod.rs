@@ -6,17 +6,27 @@
 
 pub mod client;
 mod connection;
+mod directory;
 mod error;
 mod http;
 mod metrics;
 mod server;
 mod tls;
 
+pub use directory::{Directory, DirectoryConfig, DirectoryError};
 pub use error::LoginServerError;
 pub use metrics::Metrics;
 pub use server::{LoginServer, LoginServerOptions};
 
-use cooee_proto::clock::UnixTime;
+pub use cooee_proto::{
+    clock::UnixTime,
+    identity::{HostPort, Invitation, NodeId, NodeKey, UserName},
+    login::{
+        ClientConfig, ClientError, LimitConfig, Password, Policy, Refusal, Session, StorageAnswer,
+        StorageRequest, Stretching, program_version,
+    },
+    wire::v1::RegistrationPolicy,
+};
 
 /// This machine's wall clock.
 pub fn unix_now() -> UnixTime {

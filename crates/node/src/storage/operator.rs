@@ -3,7 +3,7 @@
 use cooee_proto::{
     clock::UnixTime,
     identity::{NodeId, UserName},
-    login::Policy,
+    login::{Policy, StorageAnswer},
 };
 use sqlx::{AnyConnection, Row};
 
@@ -156,6 +156,11 @@ impl Storage {
             })
         });
         devices.collect()
+    }
+
+    /// Takes a device back, whosoever it is. Says whether it was there.
+    pub async fn take_back(&self, now: UnixTime, node: NodeId) -> Result<bool, StorageError> {
+        Ok(self.remove_device(now, None, node).await? == StorageAnswer::Done)
     }
 
     /// Counts users and devices.
