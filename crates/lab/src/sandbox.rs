@@ -90,7 +90,9 @@ fn prepare() -> Result<()> {
     run("mount", &["-t", "tmpfs", "tmpfs", "/run"])?;
     std::fs::create_dir_all("/run/netns").context("cannot make /run/netns")?;
     run("ip", &["link", "set", "lo", "up"])?;
-    File::open("/dev/net/tun").context("the link emulator needs /dev/net/tun (as root: modprobe tun; chmod 666 /dev/net/tun)")?;
+    File::open("/dev/net/tun").context(
+        "the link emulator needs /dev/net/tun (as root: modprobe tun; chmod 666 /dev/net/tun)",
+    )?;
     Ok(())
 }
 

@@ -8,6 +8,7 @@ pub mod audio;
 pub mod call;
 pub mod media;
 pub mod peer;
+pub mod profile;
 pub mod reachability;
 pub mod relay;
 pub mod transport;

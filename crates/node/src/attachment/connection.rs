@@ -1,5 +1,7 @@
 //! One connection in use or warm: keep-alives, incoming splices, notices.
 
+use std::time::Duration;
+
 use cooee_proto::{
     attachment::AttemptId,
     control::{KEEPALIVE_ANSWER_TIME, KEEPALIVE_INTERVAL, addresses_from_wire, node_id},
@@ -20,6 +22,18 @@ pub(super) struct Served {
     pub(super) inputs: mpsc::Sender<Input>,
     pub(super) splices: mpsc::Sender<IncomingSplice>,
     pub(super) events: mpsc::Sender<AttachmentEvent>,
+}
+
+/// Time for a sign of life when one is asked for. Chosen: a loss is healed within two seconds.
+const CHECK_TIME: Duration = Duration::from_millis(1500);
+
+/// Closes a connection that gives no sign of life.
+pub(super) fn check(channel: ControlChannel) {
+    tokio::spawn(async move {
+        if channel.ping(CHECK_TIME).await.is_err() {
+            channel.connection().close();
+        }
+    });
 }
 
 /// Serves the connection until it ends, and reports the end.

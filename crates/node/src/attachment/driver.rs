@@ -1,11 +1,6 @@
 //! Drives the machine: one task, one queue of inputs.
 
-use std::{
-    collections::BTreeMap,
-    net::SocketAddr,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Instant};
 
 use cooee_proto::{
     attachment::{Attachment as Machine, AttemptId, Event, Output, Status},
@@ -27,9 +22,6 @@ use super::{
     watch_request,
 };
 use crate::transport::{ControlChannel, Dialer, TransportError};
-
-/// Time for a sign of life when one is asked for. Chosen: a loss is healed within two seconds.
-const CHECK_TIME: Duration = Duration::from_millis(1500);
 
 /// What the handles want.
 pub(super) enum Command {
@@ -235,11 +227,7 @@ impl Driver {
 
     fn check(&self, id: AttemptId) {
         if let Some(channel) = self.channels.get(&id).cloned() {
-            tokio::spawn(async move {
-                if channel.ping(CHECK_TIME).await.is_err() {
-                    channel.connection().close();
-                }
-            });
+            connection::check(channel);
         }
     }
 

@@ -75,5 +75,7 @@ async fn way(
         let stream: Box<dyn ByteStream> = Box::new(connection.open_accepted(&header).await?);
         Ok(LoginPath { stream, through: Some(address) })
     };
-    timeout(WAY_TIME, open).await.unwrap_or(Err(TransportError::TimedOut("way to the login server")))
+    timeout(WAY_TIME, open)
+        .await
+        .unwrap_or(Err(TransportError::TimedOut("way to the login server")))
 }

@@ -244,7 +244,12 @@ impl Attachment {
                 channel.connection().open_accepted(&StreamHeader { kind: Some(kind) }).await;
             match opened {
                 Ok(stream) => return Ok(stream),
-                Err(error) => last = error,
+                Err(error) => {
+                    if matches!(error, TransportError::TimedOut(_)) {
+                        connection::check(channel);
+                    }
+                    last = error;
+                }
             }
         }
         Err(last)
@@ -325,6 +330,10 @@ impl Attachment {
             let Some(channel) = self.channels().first().cloned() else { continue };
             match channel.request(kind.clone()).await {
                 Err(TransportError::Closed) => last = TransportError::Closed,
+                Err(error @ TransportError::TimedOut(_)) => {
+                    connection::check(channel);
+                    return Err(error);
+                }
                 result => return result,
             }
         }
@@ -363,7 +372,12 @@ fn found_devices(found: &[v1::Found]) -> Vec<FoundDevice> {
     let device = |found: &v1::Found| {
         Some(FoundDevice {
             node: node_id(&found.node).ok()?,
-            super_nodes: found.super_nodes.iter().take(8).filter_map(|id| node_id(id).ok()).collect(),
+            super_nodes: found
+                .super_nodes
+                .iter()
+                .take(8)
+                .filter_map(|id| node_id(id).ok())
+                .collect(),
             record: found.record.clone(),
         })
     };

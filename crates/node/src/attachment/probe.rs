@@ -28,7 +28,8 @@ impl Prober for UdpProber {
             let socket = UdpSocket::bind(any).await?;
             socket.connect(to).await?;
             let mut transaction = [0; 12];
-            getrandom::fill(&mut transaction).map_err(|error| io::Error::other(error.to_string()))?;
+            getrandom::fill(&mut transaction)
+                .map_err(|error| io::Error::other(error.to_string()))?;
             let request = [&BINDING_REQUEST[..], &[0, 0], &MAGIC_COOKIE, &transaction].concat();
             socket.send(&request).await?;
             let answered = async {

@@ -5,7 +5,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, OnceLock},
+    sync::{Arc, Mutex, OnceLock, Weak},
     time::Duration,
 };
 
@@ -27,6 +27,7 @@ const PEERS_MAX: usize = 64;
 
 /// See the module.
 pub struct LocalDirectory {
+    me: Weak<Self>,
     network: NetworkId,
     peers: OnceLock<Arc<dyn SuperNodePeers>>,
     state: Mutex<State>,
@@ -53,7 +54,12 @@ struct Watcher {
 impl LocalDirectory {
     /// The directory of one super node.
     pub fn new(network: NetworkId) -> Arc<Self> {
-        Arc::new(Self { network, peers: OnceLock::new(), state: Mutex::default() })
+        Arc::new_cyclic(|me| Self {
+            me: me.clone(),
+            network,
+            peers: OnceLock::new(),
+            state: Mutex::default(),
+        })
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
@@ -76,14 +82,36 @@ impl LocalDirectory {
             .collect()
     }
 
-    /// Tells super nodes at once; ordinary watchers get the whole picture, which needs asking.
+    /// Tells super nodes what is held here, and our own nodes the whole picture.
     fn changed(&self, key: Option<NameKey>) {
         let Some(key) = key else { return };
         let state = self.state();
         let held = self.held(&state, key);
-        for watcher in state.watchers.values().filter(|watcher| watcher.keys.contains(&key)) {
+        let watchers = state.watchers.values().filter(|watcher| watcher.keys.contains(&key));
+        for watcher in watchers.filter(|watcher| watcher.local_only) {
             watcher.notifier.notify(key, held.clone());
         }
+        drop(state);
+        self.tell_own(key);
+    }
+
+    /// Tells our own nodes that watch the name where its devices are now, at all super nodes: one of
+    /// them may have lost a device that another still holds.
+    fn tell_own(&self, key: NameKey) {
+        let watches = |watcher: &&Watcher| !watcher.local_only && watcher.keys.contains(&key);
+        if !self.state().watchers.values().any(|watcher| watches(&watcher)) {
+            return;
+        }
+        let Some(me) = self.me.upgrade() else { return };
+        tokio::spawn(async move {
+            let mut found = me.held(&me.state(), key);
+            found.extend(me.ask_others(key).await);
+            let found = merged(found);
+            let watches = |watcher: &&Watcher| !watcher.local_only && watcher.keys.contains(&key);
+            for watcher in me.state().watchers.values().filter(watches) {
+                watcher.notifier.notify(key, found.clone());
+            }
+        });
     }
 
     async fn ask_others(&self, key: NameKey) -> Vec<Found> {
@@ -220,37 +248,36 @@ impl Directory for LocalDirectory {
                 return Err(DirectoryError::TooMany("watched names"));
             }
             let keys: BTreeSet<NameKey> = keys.into_iter().collect();
-            let present: Vec<(NameKey, Vec<Found>)> = {
+            {
                 let mut state = self.state();
-                let watcher =
-                    Watcher { keys: keys.clone(), local_only, notifier: notifier.clone() };
+                let keys = keys.clone();
+                let watcher = Watcher { keys, local_only, notifier: notifier.clone() };
                 state.watchers.insert(from.node(), watcher);
-                keys.iter().map(|key| (*key, self.held(&state, *key))).collect()
-            };
-            for (key, found) in present.into_iter().filter(|(_, found)| !found.is_empty()) {
-                notifier.notify(key, found);
             }
-            if !local_only {
+            if local_only {
+                for key in keys {
+                    let held = self.held(&self.state(), key);
+                    if !held.is_empty() {
+                        notifier.notify(key, held);
+                    }
+                }
+            } else {
+                // The others tell of those that they hold, which tells our own.
                 self.watch_at_others(None);
+                for key in keys {
+                    if !self.held(&self.state(), key).is_empty() {
+                        self.tell_own(key);
+                    }
+                }
             }
             Ok(())
         }
         .boxed()
     }
 
-    fn notified(&self, from: &Certificate, key: NameKey, mut found: Vec<Found>) {
-        // A super node can speak for itself only.
-        let from = Bytes::copy_from_slice(from.node().as_bytes());
-        for one in &mut found {
-            one.super_nodes = vec![from.clone()];
-        }
-        let state = self.state();
-        found.extend(self.held(&state, key));
-        let found = merged(found);
-        let watchers = state.watchers.values().filter(|watcher| !watcher.local_only);
-        for watcher in watchers.filter(|watcher| watcher.keys.contains(&key)) {
-            watcher.notifier.notify(key, found.clone());
-        }
+    fn notified(&self, _from: &Certificate, key: NameKey, _found: Vec<Found>) {
+        // That something changed is enough: who else holds the name is asked anyway.
+        self.tell_own(key);
     }
 
     fn index_message<'a>(
