@@ -242,6 +242,31 @@ async fn watchers_on_other_super_nodes_are_told_who_comes_and_goes() {
 }
 
 #[tokio::test]
+async fn a_device_that_loses_one_of_its_two_super_nodes_stays_present() {
+    let all = three().await;
+    let (alice, mut incoming) = attach(1, "alice", &[all[0].address]);
+    let (bob, _bob) = attach(2, "bob", &[all[1].address, all[2].address]);
+    alice.attached().await.unwrap();
+    eventually(|| bob.super_nodes().len() == 2).await;
+    alice.watch(vec![key("bob")]).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let first = bob.super_nodes()[0];
+    let loser = all.iter().find(|one| one.node() == first).unwrap();
+    while incoming.events.try_recv().is_ok() {}
+    let connection = loser.super_node.0.attached().get(&node(2)).unwrap().connection.clone();
+    connection.close();
+    let mut told = 0;
+    let until = tokio::time::Instant::now() + Duration::from_millis(1500);
+    while let Ok(Some(event)) = tokio::time::timeout_at(until, incoming.events.recv()).await {
+        if let AttachmentEvent::Notified { found, .. } = event {
+            assert!(!found.is_empty(), "told that bob is gone");
+            told += 1;
+        }
+    }
+    assert!(told > 0);
+}
+
+#[tokio::test]
 async fn a_full_super_node_sends_nodes_elsewhere() {
     let roomy = Running::start(102, |_| {}).await;
     let seed = roomy.address;
