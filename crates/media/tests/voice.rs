@@ -205,6 +205,30 @@ fn drift_of_two_hundred_ppm_either_way_never_moves_the_delay() {
     }
 }
 
+/// The whole half hour of the requirement: `cargo test -p cooee-media --test voice -- --ignored`.
+#[test]
+#[ignore = "two minutes"]
+fn half_an_hour_of_drift_leaves_the_delay_where_it_was() {
+    let sound = voice(48_000 * 10);
+    for ppm in [-200.0, 200.0] {
+        let mut call = Call::new(VoiceConfig::default());
+        let (mut least, mut most) = (f64::INFINITY, 0.0_f64);
+        call.run(
+            &sound.repeat(180),
+            ppm,
+            |p| Some(20_000 + p * 7_919 % 3_000),
+            |seconds, receiver| {
+                if seconds > 10.0 {
+                    let delay = receiver.statistics().playout_delay_ms;
+                    (least, most) = (least.min(delay), most.max(delay));
+                }
+            },
+        );
+        println!("{ppm} ppm over 30 min: {least:.2} to {most:.2} ms");
+        assert!(most - least < 10.0, "{ppm} ppm: {least} to {most} ms");
+    }
+}
+
 #[test]
 fn reordered_packets_are_played_in_order() {
     let sound = voice(48_000 * 8);
