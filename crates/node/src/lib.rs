@@ -6,14 +6,13 @@
 pub mod attachment;
 pub mod audio;
 pub mod call;
+pub mod login_server;
 pub mod media;
 pub mod peer;
 pub mod profile;
 pub mod reachability;
 pub mod relay;
-pub mod transport;
-pub mod udp;
-
-pub mod login_server;
 pub mod storage;
 pub mod super_node;
+pub mod transport;
+pub mod udp;

@@ -15,6 +15,11 @@ pub trait Ground {
 
     /// The address under which others reach `host`, if it has one of its own.
     fn address(&self, host: &str) -> Option<IpAddr>;
+
+    /// Whether all hosts are this one machine, with loopback for a network.
+    fn is_this_machine(&self) -> bool {
+        false
+    }
 }
 
 /// This machine, with loopback for a network.
@@ -28,6 +33,10 @@ impl Ground for ThisMachine {
 
     fn address(&self, _host: &str) -> Option<IpAddr> {
         Some(Ipv4Addr::LOCALHOST.into())
+    }
+
+    fn is_this_machine(&self) -> bool {
+        true
     }
 }
 
