@@ -1,7 +1,7 @@
 //! CPU of the voice path per 10 ms (or per frame), for one stream.
 //!
 //! `cargo bench -p cooee-media --bench voice`
-#![allow(clippy::disallowed_methods)]
+#![allow(clippy::disallowed_methods, missing_docs)]
 
 use std::{
     hint::black_box,

@@ -277,7 +277,7 @@ fn run(condition: &Condition, sound: &[f32]) -> (Vec<f32>, String) {
             reports.insert((us, played as u64), report);
         }
         let statistics = receiver.statistics();
-        if played >= blocks - blocks / condition.repeat {
+        if played >= (blocks - blocks / condition.repeat).max(200) {
             delays.push(statistics.playout_delay_ms);
         }
         if condition.trace && played % (1_000.0 / condition.block_ms) as usize == 0 {

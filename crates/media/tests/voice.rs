@@ -249,3 +249,52 @@ fn a_delay_spike_costs_no_words_and_leaves_no_delay() {
     println!("{last} {:?}", call.receiver.statistics());
     assert!(last < 50.0, "{last} ms");
 }
+
+/// A generator good enough to make nonsense.
+fn next(state: &mut u64) -> u64 {
+    *state ^= *state << 13;
+    *state ^= *state >> 7;
+    *state ^= *state << 17;
+    *state
+}
+
+#[test]
+fn nonsense_from_the_network_never_panics_and_true_voice_is_heard_after_it() {
+    let mut call = Call::new(VoiceConfig::default());
+    let mut state = 88_172_645_463_325_252;
+    for round in 0..20_000_u64 {
+        let length = next(&mut state) as usize % 120;
+        let payload: Vec<u8> = (0..length).map(|_| next(&mut state) as u8).collect();
+        let near = next(&mut state) % 4 != 0;
+        let packet = VoicePacket {
+            sequence: if near { round as u16 } else { next(&mut state) as u16 },
+            timestamp: if near { round as u32 * 480 } else { next(&mut state) as u32 },
+            payload_type: 111 + (next(&mut state) % 3) as u8,
+            marker: false,
+            payload: payload.into(),
+        };
+        let now = call.at(round * 1_000);
+        call.receiver.handle_packet(now, packet);
+        if round % 5 == 0 {
+            call.receiver.playout(now, &mut [0.0; BLOCK]);
+            let _ = call.receiver.poll_feedback(now);
+        }
+    }
+    call.start += Duration::from_secs(20);
+    let sound = voice(48_000 * 10);
+    call.run(&sound, 0.0, |_| Some(20_000), |_, _| {});
+    let (_, correlation) = shift(&sound, &call.heard, 48_000 * 8, 24_000);
+    assert!(correlation > 0.95, "{correlation}");
+}
+
+#[test]
+fn after_a_hold_of_a_minute_voice_is_heard_at_once() {
+    let sound = voice(48_000 * 4);
+    let mut call = Call::new(VoiceConfig::default());
+    call.run(&sound, 0.0, |_| Some(20_000), |_, _| {});
+    call.start += Duration::from_secs(60);
+    call.heard.clear();
+    call.run(&sound, 0.0, |_| Some(20_000), |_, _| {});
+    let (shift, correlation) = shift(&sound, &call.heard, 48_000 * 2, 24_000);
+    assert!(correlation > 0.95 && shift < 48 * 60, "{correlation} at {shift}");
+}

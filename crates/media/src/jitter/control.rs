@@ -33,6 +33,12 @@ const JUMP_MS: f64 = 600.0;
 const SLIP_SAMPLES_MIN: f64 = 500.0;
 const SLIP_SAMPLES_MAX: f64 = 4_800.0;
 
+/// Window of the filter of device time.
+const DEVICE_WINDOW_MS: f64 = 1_000.0;
+
+/// A device this late all at once has stood still.
+const DEVICE_JUMP_MS: f64 = 500.0;
+
 /// What to do before the next block.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Correction {
@@ -55,14 +61,19 @@ pub struct PlayoutControl {
 
 impl Default for PlayoutControl {
     fn default() -> Self {
-        Self { device: WindowedMinimum::new(1_000.0), slack_ms: 0.0 }
+        Self { device: WindowedMinimum::new(DEVICE_WINDOW_MS), slack_ms: 0.0 }
     }
 }
 
 impl PlayoutControl {
     /// Notes one block: `end_ms` is the device time of its end by the count of samples played.
     pub fn observe(&mut self, now_ms: f64, end_ms: f64) {
-        self.device.add(now_ms, now_ms - end_ms);
+        let device_ms = now_ms - end_ms;
+        if device_ms > self.device.get() + DEVICE_JUMP_MS {
+            // The device stood still (a hold, a suspended machine): what was known is void.
+            self.device = WindowedMinimum::new(DEVICE_WINDOW_MS);
+        }
+        self.device.add(now_ms, device_ms);
     }
 
     /// Decides; `lag_ms` is the count of samples played minus media time at the block's start.

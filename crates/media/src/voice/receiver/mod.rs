@@ -25,6 +25,12 @@ use crate::{
 /// A packet this far from the last one in sequence starts a new stream.
 const SEQUENCE_JUMP_MAX: u64 = 3_000;
 
+/// So does one that comes this much later than the quickest: the sender stood still meanwhile.
+const TRANSIT_JUMP_MS: f64 = 3_000.0;
+
+/// So does one whose timestamp is this far from the last: 10 s (after a hold, say).
+const TIMESTAMP_JUMP_MAX: u32 = 10 * crate::codec::SAMPLE_RATE_HZ;
+
 const SAMPLES_PER_MS_F64: f64 = SAMPLES_PER_MS as f64;
 
 /// Where the stream stands.
@@ -150,6 +156,11 @@ impl VoiceReceiver {
         }
         let frame_ms = samples as f64 / SAMPLES_PER_MS_F64;
         let transit_ms = now_ms - timestamp as f64 / SAMPLES_PER_MS_F64;
+        if transit_ms - self.delay.base_ms() > TRANSIT_JUMP_MS {
+            self.restart();
+            self.newest = Some((number, timestamp));
+            self.buffer.insert(number, timestamp, samples, false, frame);
+        }
         self.delay.arrived(now_ms, transit_ms, frame_ms);
         self.statistics.packets += 1;
         self.count_lateness(timestamp + samples as i64);
@@ -185,7 +196,7 @@ impl VoiceReceiver {
                 // Several lost in a row: counted from the packet that repaired them, whose frames
                 // since then were as long as this one.
                 let newest = buffer.get(number)?;
-                Some(newest.timestamp - (number - packet) as i64 * samples as i64)
+                Some(newest.timestamp - number.wrapping_sub(packet) as i64 * samples as i64)
             });
             let Some(timestamp) = timestamp else { return };
             if buffer.insert(packet, timestamp, samples, true, frame) == Insertion::Kept {
@@ -206,7 +217,8 @@ impl VoiceReceiver {
         if let Some((number, timestamp)) = self.newest {
             let ahead = packet.sequence.wrapping_sub(number as u16) as i16;
             let elapsed = packet.timestamp.wrapping_sub(timestamp as u32) as i32;
-            let continues = u64::from(ahead.unsigned_abs()) <= SEQUENCE_JUMP_MAX;
+            let continues = u64::from(ahead.unsigned_abs()) <= SEQUENCE_JUMP_MAX
+                && elapsed.unsigned_abs() <= TIMESTAMP_JUMP_MAX;
             let unwrapped = number.checked_add_signed(i64::from(ahead));
             if let Some(unwrapped) = unwrapped.filter(|_| continues) {
                 let timestamp = timestamp + i64::from(elapsed);
@@ -252,9 +264,11 @@ impl VoiceReceiver {
         self.sound.pull(out);
         self.produced += out.len() as u64;
         self.statistics.played_samples += out.len() as u64;
-        let lag_ms = self.lag_ms();
-        self.statistics.playout_delay_ms =
-            self.control.device_ms() + lag_ms - self.delay.base_ms() + block_ms;
+        if self.playing.is_some() {
+            let lag_ms = self.lag_ms();
+            self.statistics.playout_delay_ms =
+                self.control.device_ms() + lag_ms - self.delay.base_ms() + block_ms;
+        }
     }
 
     /// Output time minus media time of the next sample to be played, in ms.
