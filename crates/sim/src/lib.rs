@@ -2,6 +2,10 @@
 
 #![forbid(unsafe_code)]
 
+pub mod cli;
+pub mod latency;
 pub mod link;
 pub mod nat;
+pub mod overlay;
 pub mod place;
+mod plot;

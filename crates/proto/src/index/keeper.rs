@@ -4,11 +4,15 @@
 //! the same device; an older or equal one is refused, so replays change nothing. What is filed
 //! under a search term must really contain the term. Bounds: [`KeeperConfig`].
 
-use std::{collections::BTreeMap, sync::Arc, time::Instant};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use super::{
     Found, View,
-    record::{UserRecord, entry_hash},
+    record::{RECORD_LIFE_HOURS, UserRecord, entry_hash},
 };
 use crate::{
     clock::UnixTime,
@@ -53,6 +57,11 @@ impl Held {
 
     pub(super) fn place(&self) -> (NameKey, NodeId) {
         (self.key, self.record.device)
+    }
+
+    /// Whether it may be given out at `now`.
+    pub fn is_live(&self, now: UnixTime) -> bool {
+        is_live(&self.record, self.departure.as_deref(), now)
     }
 
     /// The entry as it crosses the network.
@@ -158,7 +167,7 @@ impl Keeper {
     /// What is filed under `key` and alive at `now`.
     pub fn find(&self, now: UnixTime, key: &NameKey) -> Vec<&Held> {
         let Some(shard) = self.shards.get(&shard_of(key)) else { return Vec::new() };
-        shard.range(key).iter().filter(|held| held.record.is_live(now)).collect()
+        shard.range(key).iter().filter(|held| held.is_live(now)).collect()
     }
 
     /// Whether this node holds the shard of `key` as a keeper that has been one for a while.
@@ -184,13 +193,13 @@ impl Keeper {
         };
         let record = view.trust.record(wire, view.now.unix)?;
         let belongs = key == record.name_key || record.terms(view.trust.network()).contains(&key);
-        if !belongs || !record.is_live(view.now.unix) {
+        let departure = entry.departure.as_ref().filter(|d| departure_fits(view, &record, d));
+        if !belongs || !is_live(&record, departure, view.now.unix) {
             return None;
         }
         if !self.shards.contains_key(&shard_of(&key)) && !self.take_up(view, shard_of(&key)) {
             return None;
         }
-        let departure = entry.departure.as_ref().filter(|d| departure_fits(view, &record, d));
         let held = Held { key, record, departure: departure.cloned().map(Box::new) };
         self.file(held)
     }
@@ -263,7 +272,7 @@ impl Keeper {
         let before = shard.entries.len();
         let mut digest = shard.digest;
         shard.entries.retain(|held| {
-            let live = held.record.expiry > now;
+            let live = held.is_live(now);
             if !live {
                 digest ^= held.hash();
             }
@@ -287,6 +296,18 @@ impl Keeper {
         let entries: usize = self.shards.values().map(|shard| shard.entries.capacity()).sum();
         self.shards.len() * per_shard + entries * size_of::<Held>()
     }
+}
+
+/// Whether a record may be held and given out at `now`: until its expiry, or until 72 hours after the
+/// device was last seen attached, whichever is later.
+pub(super) fn is_live(
+    record: &UserRecord,
+    departure: Option<&v1::Departure>,
+    now: UnixTime,
+) -> bool {
+    let seen = departure.map(|d| UnixTime(d.at_unix_ms)).filter(|at| *at <= record.expiry);
+    let life = Duration::from_secs(RECORD_LIFE_HOURS * 3600);
+    record.is_live(now) || seen.is_some_and(|at| at <= now && now < at.plus(life))
 }
 
 /// Whether a departure ends this record: signed by the super node in use, for this very record.

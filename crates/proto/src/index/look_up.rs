@@ -18,7 +18,7 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{Found, Keeper, View, cache::Cache};
+use super::{Found, Keeper, View, cache::Cache, keeper};
 use crate::{
     clock::UnixTime,
     identity::{NameKey, NodeId},
@@ -395,12 +395,10 @@ fn summary(found: &Found) -> (NodeId, u64, bool) {
 /// Checks an entry that a keeper gave: the right name, signed, alive; and its departure, if any.
 pub fn check(view: &View, key: &NameKey, entry: &v1::Entry) -> Option<Found> {
     let record = view.trust.record(entry.record.as_ref()?, view.now.unix)?;
-    if record.name_key != *key || !record.is_live(view.now.unix) {
+    let fits = |departure: &&v1::Departure| keeper::departure_fits(view, &record, departure);
+    let departed = entry.departure.as_ref().filter(fits);
+    if record.name_key != *key || !keeper::is_live(&record, departed, view.now.unix) {
         return None;
     }
-    let departed = entry
-        .departure
-        .as_ref()
-        .filter(|departure| super::keeper::departure_fits(view, &record, departure));
     Some(Found { departed: departed.map(|d| UnixTime(d.at_unix_ms)), record })
 }

@@ -1,0 +1,178 @@
+//! `cooee sim`: runs a scenario by name and seed, prints its figures, draws its plot.
+
+use std::{
+    path::PathBuf,
+    process::ExitCode,
+    time::{Duration, Instant},
+};
+
+use clap::Args;
+
+use crate::{
+    overlay::{self, Report, Scenario},
+    plot,
+};
+
+/// Run the protocol machines by the thousand in virtual time
+#[derive(Debug, Args)]
+pub struct SimCommand {
+    /// Scenario to run; see --list
+    scenario: Option<String>,
+    /// List the scenarios
+    #[arg(long)]
+    list: bool,
+    /// Seed: the same seed gives the same trace, so a failing seed can be replayed
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Run this many seeds, beginning with --seed; the first that fails is shown
+    #[arg(long, default_value_t = 1)]
+    seeds: u64,
+    /// The short form that the tests run
+    #[arg(long)]
+    short: bool,
+    /// Super nodes, instead of the scenario's
+    #[arg(long)]
+    super_nodes: Option<u32>,
+    /// Users, instead of the scenario's
+    #[arg(long)]
+    users: Option<u32>,
+    /// Virtual minutes, instead of the scenario's
+    #[arg(long)]
+    minutes: Option<u64>,
+    /// Look-ups per virtual minute in the whole network, instead of the scenario's
+    #[arg(long)]
+    look_ups_per_minute: Option<u64>,
+    /// Draw what happened over virtual time into this SVG file
+    #[arg(long, value_name = "FILE")]
+    plot: Option<PathBuf>,
+}
+
+/// Why a simulation could not be run to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum SimError {
+    /// No such scenario.
+    #[error("no scenario is called {0:?}: `cooee sim --list` names them")]
+    UnknownScenario(String),
+    /// Too few of something to simulate.
+    #[error("at least 10 super nodes, 10 users and 6 minutes are needed")]
+    TooSmall,
+    /// The plot could not be drawn or written.
+    #[error("cannot write the plot: {0}")]
+    Plot(String),
+    /// Printing failed.
+    #[error("cannot print: {0}")]
+    Print(#[from] std::io::Error),
+}
+
+/// Runs the command. With `json` every line is an object, and the last one holds the figures.
+pub fn run(command: &SimCommand, json: bool) -> Result<ExitCode, SimError> {
+    let Some(name) = command.scenario.as_deref().filter(|_| !command.list) else {
+        list(json);
+        return Ok(ExitCode::SUCCESS);
+    };
+    let scenario =
+        Scenario::parse(name).ok_or_else(|| SimError::UnknownScenario(name.to_owned()))?;
+    let mut size = if command.short { scenario.short() } else { scenario.full() };
+    size.super_nodes = command.super_nodes.unwrap_or(size.super_nodes);
+    size.users = command.users.unwrap_or(size.users);
+    size.minutes = command.minutes.unwrap_or(size.minutes);
+    size.look_ups_per_minute = command.look_ups_per_minute.unwrap_or(size.look_ups_per_minute);
+    if size.super_nodes < 10 || size.users < 10 || size.minutes < 6 {
+        return Err(SimError::TooSmall);
+    }
+    let mut code = ExitCode::SUCCESS;
+    for seed in command.seed..command.seed + command.seeds.max(1) {
+        let report = timed(scenario, size, seed);
+        if let Some(path) = &command.plot {
+            plot::draw(&report, path).map_err(|error| SimError::Plot(error.to_string()))?;
+        }
+        print(&report, json);
+        if !report.ok {
+            code = ExitCode::FAILURE;
+            break;
+        }
+    }
+    Ok(code)
+}
+
+/// Runs one seed and adds what only a real clock and the operating system know.
+#[expect(clippy::disallowed_methods, reason = "measures how long the run takes")]
+fn timed(scenario: Scenario, size: overlay::Size, seed: u64) -> Report {
+    let begin = Instant::now();
+    let mut report = overlay::run(scenario, size, seed, begin);
+    let taken: Duration = begin.elapsed();
+    report.virtual_seconds_per_second = (size.minutes * 60) as f64 / taken.as_secs_f64();
+    report.rss_bytes_per_super_node = resident_bytes() / u64::from(size.super_nodes);
+    report
+}
+
+/// Highest resident memory of this process in bytes; 0 where the system does not tell.
+fn resident_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kibibytes = line.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok());
+    kibibytes.unwrap_or(0) * 1024
+}
+
+fn list(json: bool) {
+    for scenario in Scenario::ALL {
+        if json {
+            let full = scenario.full();
+            let line = serde_json::json!({
+                "scenario": scenario.name(), "about": scenario.about(),
+                "super_nodes": full.super_nodes, "users": full.users, "minutes": full.minutes,
+            });
+            println!("{line}");
+        } else {
+            println!("{:18} {}", scenario.name(), scenario.about());
+        }
+    }
+}
+
+fn print(report: &Report, json: bool) {
+    if json {
+        for sample in &report.samples {
+            println!("{}", serde_json::to_string(sample).expect("samples are plain numbers"));
+        }
+        println!("{}", serde_json::to_string(report).expect("reports are plain numbers"));
+        return;
+    }
+    let Report { scenario, seed, super_nodes, users, minutes, .. } = report;
+    println!(
+        "{scenario}, seed {seed}: {super_nodes} super nodes, {users} users, {minutes} minutes"
+    );
+    println!(
+        "  look-ups      {} asked, {} right, {} out of date, {} not found",
+        report.lookups, report.found, report.wrong, report.missing
+    );
+    println!(
+        "  delay         {:.0} ms median, {:.0} ms 99th percentile ({:.0} ms median uncached)",
+        report.lookup_ms_median, report.lookup_ms_p99, report.lookup_ms_uncached_median
+    );
+    let [one, two, three] = report.lookups_by_round_trips;
+    println!("  round trips   {one} with one, {two} with two, {three} with three");
+    println!(
+        "  attached      {:.2} % again after 60 s, {:.2} % after 300 s; at most {} of {} at one",
+        report.reattached_percent_60s,
+        report.reattached_percent_300s,
+        report.attached_max,
+        report.capacity
+    );
+    println!(
+        "  records       {} lost of {} checked; {:.3} % of keepers hold the newest",
+        report.records_lost, report.records_checked, report.keepers_consistent_percent
+    );
+    println!(
+        "  super node    {:.0} bytes/s, {} KiB resident",
+        report.bytes_per_s_per_super_node,
+        report.rss_bytes_per_super_node / 1024
+    );
+    println!(
+        "  simulator     {} events, {:.0} virtual seconds per second, trace {}",
+        report.events, report.virtual_seconds_per_second, report.trace
+    );
+    for target in &report.missed {
+        println!("  missed        {target}");
+    }
+    println!("{}", if report.ok { "every target met" } else { "targets missed" });
+}
