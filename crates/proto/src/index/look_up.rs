@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   look_up ─▶ cache? ──────────────────────────────────────────────▶ answer
-//!      └─▶ 8 keepers ── 6 answer alike, or 3 alike and time is up ──▶ answer
+//!      └─▶ 8 keepers ── 5 answer alike, or 3 alike and time is up ──▶ answer
 //!              └── they disagree, or know nothing ─▶ 16 more ───────▶ the newest record
 //!                                                       └─ nothing ─▶ login server
 //! ```
@@ -26,9 +26,15 @@ use crate::{
     wire::v1::{self, overlay_message::Kind},
 };
 
-/// Answers alike that settle a look-up before all have come. Chosen: with 30 % hostile keepers six of
-/// eight are so with probability 0.011, all eight with 0.00007.
-const ALIKE: usize = 6;
+/// Answers alike, and none different, that settle a look-up before all have come. Chosen: in a calm
+/// network five; once several keepers have been contradicted seven, which with 30 % hostile keepers
+/// are all hostile with probability 0.3^7 = 0.0002.
+const ALIKE_CALM: usize = 5;
+const ALIKE_WARY: usize = 7;
+
+/// Contradicted keepers from which on the network counts as hostile (chosen: above what joins and
+/// deaths cause).
+const WARY_FROM: usize = 4;
 
 /// Answers alike that are enough when time is up and nobody contradicts (chosen).
 const ALIKE_AT_TIMEOUT: usize = 3;
@@ -262,19 +268,21 @@ impl LookUps {
                 Reply::Found(_) => different += 1,
             }
         }
+        let wary = contradicted.values().filter(|(_, until)| view.now.instant < *until).count();
+        let enough_alike = if wary >= WARY_FROM { ALIKE_WARY } else { ALIKE_CALM };
         let known = !best.is_empty();
         let all_in = awaited == 0 || time_is_up;
         let enough = if query.asked_more {
-            all_in || (known && alike + different >= 2 * ALIKE + 2)
+            all_in || (known && alike + different >= 2 * ALIKE_WARY)
         } else {
             let calm = known && different == 0;
-            calm && (alike >= ALIKE || (all_in && alike >= ALIKE_AT_TIMEOUT))
+            calm && (alike >= enough_alike || (all_in && alike >= ALIKE_AT_TIMEOUT))
                 || (calm && all_in && query.more.is_empty())
         };
         if enough {
             return self.finish(view, id);
         }
-        let more_needed = all_in || different > 0 && alike + different >= ALIKE;
+        let more_needed = all_in || different > 0 && alike + different >= enough_alike;
         if !query.asked_more && more_needed {
             query.asked_more = true;
             query.deadline = view.now.instant + STAGE_TIMEOUT;

@@ -32,6 +32,9 @@ const FILLING: Micros = 120 * SECOND;
 const VERSION_OLD: u32 = 0x00_01_00;
 const VERSION_NEW: u32 = 0x00_01_01;
 
+/// Scenes from this number on restart the super node of the remaining number.
+const FIRST_RESTART: u32 = 10;
+
 struct Pending {
     asker_trip_ms: f32,
     asked: Micros,
@@ -221,9 +224,10 @@ impl Runner {
                 self.strike(&hosts);
             }
             (Scenario::Kill90Restart, 1) => self.mass_reboot(),
-            (Scenario::Kill90Restart, _) => {
-                // A survivor of the reboot is back.
-                let host = self.world.add_host(VERSION_NEW);
+            (Scenario::Kill90Restart, number) => {
+                // A survivor of the reboot is back, under its old address.
+                let host = number - FIRST_RESTART;
+                self.world.start(host);
                 self.world.join(host);
             }
             (Scenario::VersionCrash, _) => {
@@ -243,14 +247,15 @@ impl Runner {
     /// All super nodes but one operator's go down; a tenth comes back within a minute; every device
     /// restarts at the same time.
     fn mass_reboot(&mut self) {
-        let hosts: Vec<u32> = self.world.alive.iter().copied().skip(1).collect();
-        let back = hosts.len() / 10;
+        let mut hosts: Vec<u32> = self.world.alive.iter().copied().skip(1).collect();
+        hosts.shuffle(&mut self.world.rng);
+        let back: Vec<u32> = hosts.iter().copied().take(hosts.len() / 10).collect();
         self.strike(&hosts);
         let operators = self.world.alive[0];
         self.strike_devices(operators);
-        for _ in 0..back {
+        for host in back {
             let pause = self.world.rng.random_range(5 * SECOND..60 * SECOND);
-            self.world.after(pause, Event::Step(Step::Scene(2)));
+            self.world.after(pause, Event::Step(Step::Scene(FIRST_RESTART + host)));
         }
     }
 
@@ -312,7 +317,7 @@ impl Runner {
     /// Round trip to the super node in use. Devices choose the nearest of some that have room;
     /// users are placed at random here, so the asker is put where it would have chosen this one.
     fn near_home(&mut self, place: &Place, home: u32) -> f32 {
-        const CHOICES: u64 = 6;
+        const CHOICES: u64 = 12;
         let seed: u64 = self.world.rng.random();
         let host = self.world.hosts[home as usize].place;
         let others = (1..CHOICES).map(|n| Place::of(seed ^ n).round_trip_ms(place));

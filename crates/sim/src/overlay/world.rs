@@ -211,18 +211,9 @@ impl World {
     /// Adds a super node that knows nobody; returns its number.
     pub(super) fn add_host(&mut self, version: u32) -> u32 {
         let number = self.hosts.len() as u32;
-        let node = node_id(u64::from(number), false);
-        let mut config = OverlayConfig::new(address_of(number));
-        config.program_version = version;
-        config.capacity = self.capacity;
-        config.membership = MembershipConfig::default();
-        let trust = Box::new(TagTrust::new(node, self.network.clone()));
-        let protection = Box::new(ClearDatagrams::new(node));
-        let seed: [u8; 32] = self.rng.random();
-        let overlay = SuperNodeOverlay::new(self.clock(), config, trust, protection, seed);
         self.hosts.push(Host {
-            overlay: Some(Box::new(overlay)),
-            node,
+            overlay: None,
+            node: node_id(u64::from(number), false),
             place: Place::of(u64::from(number)),
             side: (number % 2) as u8,
             hostile: false,
@@ -230,9 +221,27 @@ impl World {
             bytes: 0,
             wake_at: Micros::MAX,
         });
+        self.start(number);
+        number
+    }
+
+    /// Starts a super node, for the first time or again: it knows nobody and holds nothing.
+    pub(super) fn start(&mut self, number: u32) {
+        let seed: [u8; 32] = self.rng.random();
+        let host = &self.hosts[number as usize];
+        let node = host.node;
+        let mut config = OverlayConfig::new(address_of(number));
+        config.program_version = host.version;
+        config.capacity = self.capacity;
+        config.membership = MembershipConfig::default();
+        let trust = Box::new(TagTrust::new(node, self.network.clone()));
+        let protection = Box::new(ClearDatagrams::new(node));
+        let overlay = SuperNodeOverlay::new(self.clock(), config, trust, protection, seed);
+        let host = &mut self.hosts[number as usize];
+        host.overlay = Some(Box::new(overlay));
+        host.wake_at = Micros::MAX;
         self.alive.push(number);
         self.settle(number);
-        number
     }
 
     /// Lets a super node join through a few random living ones.
