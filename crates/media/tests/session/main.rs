@@ -236,6 +236,36 @@ fn a_change_of_network_keeps_the_session() {
 }
 
 #[test]
+fn a_change_of_network_moves_the_relays_too() {
+    let kinds = [NatKind::Symmetric, NatKind::Symmetric];
+    let mut world = World::new(kinds);
+    let relay = world.add_relay_node();
+    world.exchange_parameters();
+    let ids = [0, 1].map(|end| world.use_relay(end, relay, RelayTransport::Udp));
+    for end in 0..2 {
+        world.add_host(end);
+    }
+    connect(&mut world);
+    world.run_ms(2_000);
+    let from = world.now;
+    let old = world.ends[0].bases[0];
+    let new = std::net::SocketAddr::from(([10, 0, 1, 2], 6000));
+    world.ends[0].bases = vec![new];
+    world.ends[0].session.remove_local_address(from, old);
+    world.ends[0].session.move_relay(from, ids[0], new).unwrap();
+    world.drain(0);
+    world.add_host(0);
+    world.restart(0);
+    world.run_ms(3_000);
+    for end in 0..2 {
+        let gap = world.longest_gap(end, from, world.now);
+        println!("change of network with one relay: end {end} heard nothing for {gap:?}");
+        assert!(gap <= Duration::from_secs(1), "{gap:?}");
+    }
+    assert_talking(&mut world);
+}
+
+#[test]
 fn everything_dead_is_said_and_healed_when_the_network_comes_back() {
     let mut world = world([NatKind::None, NatKind::None], &[&[], &[]], 0);
     connect(&mut world);

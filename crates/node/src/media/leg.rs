@@ -9,7 +9,7 @@ use std::{
 use bytes::Bytes;
 use cooee_media::rate::feedback::{FEEDBACK_BYTES_MAX, Feedback};
 use cooee_media::session::{
-    LocalCandidate, MediaSession, Output, RelayServer, RelayTransport, RemoteCandidate,
+    LocalCandidate, MediaSession, Output, RelayId, RelayServer, RelayTransport, RemoteCandidate,
     SessionError, SessionEvent, SessionStatistics, TransportParameters,
 };
 use tokio::{
@@ -58,6 +58,7 @@ pub(super) struct LegTask {
     hold: bool,
     hosts: BTreeSet<SocketAddr>,
     interfaces_due: Instant,
+    relays: Vec<(RelayId, SocketAddr)>,
     relay_socket: Option<SocketAddr>,
     wake: Instant,
     ended: bool,
@@ -86,6 +87,7 @@ impl LegTask {
             hold: false,
             hosts: BTreeSet::new(),
             interfaces_due: now + INTERFACES_INTERVAL,
+            relays: Vec::new(),
             relay_socket: None,
             wake: now,
             ended: false,
@@ -205,9 +207,23 @@ impl LegTask {
             Ok(SocketAddr::from(([0, 0, 0, 0], 0)))
         };
         match local.map(|local| self.session.add_relay(now, relay, local)) {
-            Ok(Ok(_)) => {}
+            Ok(Ok(id)) => self.relays.push((id, address)),
             Ok(Err(error)) => tracing::debug!(%address, %error, "relay not used"),
             Err(error) => tracing::warn!(%address, %error, "no socket for a relay"),
+        }
+    }
+
+    /// An allocation belongs to the address that asked for it: with that gone, ask anew.
+    fn move_relays(&mut self, now: Instant) {
+        self.relay_socket = None;
+        for (id, address) in self.relays.clone() {
+            match self.relay_socket_for(address) {
+                Ok(socket) => {
+                    // Only an unknown relay is refused, and these are known.
+                    let _ = self.session.move_relay(now, id, socket);
+                }
+                Err(error) => tracing::warn!(%address, %error, "no socket for a relay"),
+            }
         }
     }
 
@@ -229,7 +245,11 @@ impl LegTask {
             self.sockets.host_candidates(self.config.loopback).into_iter().collect();
         let gone: Vec<_> = self.hosts.difference(&current).copied().collect();
         let new: Vec<_> = current.difference(&self.hosts).copied().collect();
-        let changed = !self.hosts.is_empty() && !(gone.is_empty() && new.is_empty());
+        let known_before = !self.hosts.is_empty();
+        let changed = known_before && (!gone.is_empty() || !new.is_empty());
+        if known_before && !gone.is_empty() {
+            self.move_relays(now);
+        }
         self.hosts = current;
         for address in gone {
             self.session.remove_local_address(now, address);
