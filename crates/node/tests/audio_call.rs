@@ -141,7 +141,7 @@ async fn speech_crosses_two_audio_threads_and_the_delay_is_measured() {
     alice.stop().await;
     bob.stop().await;
     let report = delay(folder.path());
-    println!("{priority}\n{report:#?}\n{voice:#?}");
+    println!("{priority}, {} % of a core\n{report:#?}\n{voice:#?}", sound.cpu_percent);
     // That it was heard, not how fast: speed is for the laboratory.
     assert!(report.delays().count() >= 3, "{report:?}");
     assert!(report.delays().all(|(_, delay_ms)| delay_ms > 0.0), "{report:?}");

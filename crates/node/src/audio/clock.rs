@@ -51,6 +51,13 @@ impl Default for AudioClock {
     }
 }
 
+/// Processor time that the calling thread has used.
+pub fn thread_cpu_ns() -> u64 {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
+    seconds * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap_or(0)
+}
+
 /// The length of `samples` at 48 kHz in nanoseconds, rounded up (a deadline is never early).
 pub fn samples_to_ns(samples: u64) -> u64 {
     let rate = u128::from(SAMPLE_RATE_HZ);

@@ -20,7 +20,7 @@ use rustix::{
 
 use super::{
     AudioEvent,
-    clock::{AudioClock, BLOCK_SAMPLES, MonotonicNs, samples_to_ns},
+    clock::{AudioClock, BLOCK_SAMPLES, MonotonicNs, samples_to_ns, thread_cpu_ns},
     headless::{PacedMicrophone, PacedSpeaker, SpeakerDue},
     leg::Shared,
     path::SoundPath,
@@ -77,6 +77,7 @@ impl<P: SoundPath> Engine<P> {
     /// Runs until told to stop.
     pub(super) fn run(mut self) {
         self.shared.set_rank(priority::raise_current_thread());
+        let started_ns = self.clock.now_ns();
         let mut publish_at_ns = 0;
         while !self.shared.stop.load(Ordering::Acquire) {
             let now_ns = self.clock.now_ns();
@@ -91,11 +92,11 @@ impl<P: SoundPath> Engine<P> {
             self.path.finish(now);
             if now_ns >= publish_at_ns {
                 publish_at_ns = now_ns + PUBLISH_NS;
-                self.publish();
+                self.publish(now_ns - started_ns);
             }
             self.wait(now_ns);
         }
-        self.publish();
+        self.publish(self.clock.now_ns() - started_ns);
     }
 
     fn run_microphone(&mut self, now_ns: MonotonicNs) {
@@ -200,7 +201,9 @@ impl<P: SoundPath> Engine<P> {
         debug_assert!(matches!(result, Ok(_) | Err(Errno::INTR)), "{result:?}");
     }
 
-    fn publish(&self) {
+    fn publish(&self, running_ns: u64) {
+        self.shared.cpu_ns.store(thread_cpu_ns(), Ordering::Relaxed);
+        self.shared.running_ns.store(running_ns, Ordering::Relaxed);
         if let Some(pulse) = &self.pulse
             && let Ok(mut devices) = self.shared.devices.try_lock()
         {

@@ -101,6 +101,8 @@ pub struct AudioStatistics {
     pub microphone_lost_ms: f32,
     /// A recording could not be written (full disk).
     pub recording_failed: bool,
+    /// Processor time of the audio thread, voice engine included, percent of one core.
+    pub cpu_percent: f32,
 }
 
 /// What handle and audio thread share: atomics, and one lock that only the handle waits for.
@@ -114,6 +116,8 @@ pub(super) struct Shared {
     pub(super) paced_buffer_ns: AtomicU64,
     pub(super) microphone_lost_ns: AtomicU64,
     pub(super) recording_failed: AtomicBool,
+    pub(super) cpu_ns: AtomicU64,
+    pub(super) running_ns: AtomicU64,
     rank: Mutex<Option<ThreadRank>>,
 }
 
@@ -206,22 +210,28 @@ impl AudioLeg {
             headless_buffer_ms: milliseconds(shared.paced_buffer_ns.load(Ordering::Relaxed)),
             microphone_lost_ms: milliseconds(shared.microphone_lost_ns.load(Ordering::Relaxed)),
             recording_failed: shared.recording_failed.load(Ordering::Relaxed),
+            cpu_percent: 100.0 * milliseconds(shared.cpu_ns.load(Ordering::Relaxed))
+                / milliseconds(shared.running_ns.load(Ordering::Relaxed)).max(1.0),
         }
     }
 
     /// Stops the thread, waits for it and for the recordings; blocks for some milliseconds.
-    pub fn stop(self) -> AudioStatistics {
-        self.shared.stop.store(true, Ordering::Release);
+    pub fn stop(mut self) -> AudioStatistics {
+        self.join();
         self.statistics()
+    }
+
+    fn join(&mut self) {
+        self.shared.stop.store(true, Ordering::Release);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
     }
 }
 
 impl Drop for AudioLeg {
     fn drop(&mut self) {
-        self.shared.stop.store(true, Ordering::Release);
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
+        self.join();
     }
 }
 

@@ -117,6 +117,11 @@ impl AudioEnd {
 }
 
 impl VoiceReader {
+    /// The next message of the audio thread if one is waiting.
+    pub fn try_receive(&mut self) -> Option<VoiceMessage> {
+        self.messages.pop().ok()
+    }
+
     /// The next message of the audio thread; `None` when the leg has ended. Cancel safe.
     pub async fn receive(&mut self) -> Option<VoiceMessage> {
         loop {

@@ -26,10 +26,15 @@ pub trait SoundPath: Send + 'static {
 /// Longest loop: 10 s.
 const LOOP_SAMPLES_MAX: usize = 480_000;
 
+/// A loop's lag is looked at this often: each second.
+const LAG_PULLS: u32 = 400;
+
 /// Plays what it captures, later.
 pub struct Loop {
     waiting: std::collections::VecDeque<f32>,
     delay_samples: usize,
+    lowest: usize,
+    pulls: u32,
 }
 
 impl Loop {
@@ -38,7 +43,7 @@ impl Loop {
         let delay_samples = delay_samples.min(LOOP_SAMPLES_MAX);
         let mut waiting = std::collections::VecDeque::with_capacity(2 * LOOP_SAMPLES_MAX);
         waiting.extend(std::iter::repeat_n(0.0, delay_samples));
-        Self { waiting, delay_samples }
+        Self { waiting, delay_samples, lowest: usize::MAX, pulls: 0 }
     }
 
     /// Takes a block in.
@@ -46,13 +51,21 @@ impl Loop {
         self.waiting.extend(block.iter().take(self.waiting.capacity() - self.waiting.len()));
     }
 
-    /// Gives a block out; silence where there is none. Never lags by more than a few blocks
-    /// behind its delay, whatever the two sides' clocks do.
+    /// Gives a block out; silence where there is none. What was never needed for a second, because
+    /// one device stood still or its clock is slower, is thrown away: the lag cannot grow.
     pub fn pull(&mut self, block: &mut [f32]) {
-        let excess = self.waiting.len().saturating_sub(self.delay_samples + 8 * BLOCK_SAMPLES);
-        self.waiting.drain(..excess);
         for sample in block {
             *sample = self.waiting.pop_front().unwrap_or(0.0);
+        }
+        self.lowest = self.lowest.min(self.waiting.len());
+        self.pulls += 1;
+        if self.pulls == LAG_PULLS {
+            let excess = self.lowest.saturating_sub(self.delay_samples);
+            if excess > BLOCK_SAMPLES {
+                self.waiting.drain(..excess);
+            }
+            self.lowest = usize::MAX;
+            self.pulls = 0;
         }
     }
 }
@@ -93,11 +106,14 @@ mod tests {
     #[test]
     fn a_loop_whose_speaker_stood_still_does_not_lag_for_ever() {
         let mut path = Loop::new(0);
-        for index in 0..100 {
-            path.push(&[index as f32; BLOCK_SAMPLES]);
+        for _ in 0..100 {
+            path.push(&[0.0; BLOCK_SAMPLES]);
         }
         let mut block = [0.0; BLOCK_SAMPLES];
-        path.pull(&mut block);
-        assert_eq!(block[0], 92.0);
+        for index in 0..=LAG_PULLS {
+            path.push(&[index as f32; BLOCK_SAMPLES]);
+            path.pull(&mut block);
+        }
+        assert_eq!(block[0], LAG_PULLS as f32);
     }
 }
