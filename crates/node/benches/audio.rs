@@ -1,6 +1,8 @@
 //! What the audio thread spends per 10 ms of sound, each part and the whole of a call:
 //! `cargo bench -p cooee-node --bench audio`. 10 ms are 4 blocks; 1 % of a core is 100 µs.
 
+#![allow(missing_docs)] // criterion's macros make public functions
+
 use std::{
     hint::black_box,
     time::{Duration, Instant},
