@@ -42,6 +42,7 @@ pub(super) enum Command {
     AttachVoice(VoiceReader, VoiceWriter),
     Hold(bool),
     NetworkChanged,
+    Restart,
     Close,
 }
 
@@ -195,6 +196,7 @@ impl LegTask {
                 self.session.set_hold(now, hold);
             }
             Some(Command::NetworkChanged) => self.update_hosts(now),
+            Some(Command::Restart) => self.restart(now),
             Some(Command::Close) | None => self.ended = true,
         }
     }

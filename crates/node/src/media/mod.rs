@@ -151,6 +151,12 @@ impl MediaLeg {
         self.command(Command::NetworkChanged).await
     }
 
+    /// Restarts ICE; [`SessionEvent::ParametersChanged`] follows. Not needed when the peer
+    /// restarted: [`Self::set_remote`] with a later generation does it.
+    pub async fn restart(&self) -> Result<(), MediaError> {
+        self.command(Command::Restart).await
+    }
+
     /// Counters and estimates, at most 250 ms old.
     pub fn statistics(&self) -> SessionStatistics {
         self.statistics.borrow().clone()
