@@ -6,6 +6,7 @@ use std::{
     os::fd::{AsFd, BorrowedFd},
 };
 
+use nix::sys::socket::{setsockopt, sockopt};
 use quinn_udp::{BATCH_SIZE, RecvMeta, Transmit, UdpSockRef, UdpSocketState};
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -40,6 +41,7 @@ impl MainSocket {
         let socket = UdpSocket::from(socket);
         let state = UdpSocketState::new(UdpSockRef::from(&socket))?;
         let address = socket.local_addr()?;
+        drop_control_messages(&socket, address)?;
         Ok(Self { socket, state, address, index: 0 })
     }
 
@@ -92,6 +94,26 @@ impl AsFd for MainSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
+}
+
+/// `quinn-udp` has the kernel tell more about each datagram than is used here, and each costs time
+/// (`docs/measurements/relay.md`): the class of service, a time stamp (for every packet of the
+/// machine once one socket wants it), and our own address where only one is bound.
+fn drop_control_messages(socket: &UdpSocket, address: SocketAddr) -> io::Result<()> {
+    setsockopt(socket, sockopt::ReceiveTimestampns, &false)?;
+    if address.is_ipv4() {
+        rustix::net::sockopt::set_ip_recvtos(socket, false)?;
+    } else {
+        rustix::net::sockopt::set_ipv6_recvtclass(socket, false)?;
+    }
+    if !address.ip().is_unspecified() {
+        if address.is_ipv4() {
+            setsockopt(socket, sockopt::Ipv4PacketInfo, &false)?;
+        } else {
+            setsockopt(socket, sockopt::Ipv6RecvPacketInfo, &false)?;
+        }
+    }
+    Ok(())
 }
 
 /// Room for one batch. Most of it stays untouched and therefore costs no memory.
