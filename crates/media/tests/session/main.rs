@@ -1,6 +1,7 @@
 //! Two sessions over a virtual network in virtual time.
 
 mod nat;
+mod questions;
 mod world;
 
 use std::time::{Duration, Instant};
