@@ -5,7 +5,8 @@
 //! frequencies glide between vowels, broadband noise for fricatives, closures and bursts for
 //! stops, pauses between phrases as people make them (about a third of the time). It means
 //! nothing, belongs to nobody, and has what a codec, a loss concealment and a correlation need:
-//! pitch, formants, onsets, energy up to 12 kHz, silence. The same voice and seed give the same samples.
+//! pitch, formants, onsets, energy up to 12 kHz, silence. The same voice and seed give the same
+//! samples.
 
 use std::f64::consts::TAU;
 

@@ -89,7 +89,8 @@ fn summary(report: &DelayReport) -> String {
     let counted = report.delays().count();
     match (report.mean_ms, report.sd_ms) {
         (Some(mean), Some(sd)) => format!(
-            "mouth to ear {mean:.1} ms, standard deviation {sd:.2} ms, {counted} of {} windows of 2 s",
+            "mouth to ear {mean:.1} ms, standard deviation {sd:.2} ms, \
+             {counted} of {} windows of 2 s",
             report.windows.len()
         ),
         _ => format!("nothing heard in {} windows of 2 s", report.windows.len()),
