@@ -145,6 +145,7 @@ impl ControlChannel {
             }
             pending.insert(id, reply);
         }
+        let _forget = Waiting { table: &self.0.pending, id };
         let exchange = async {
             self.send(Kind::Request(Request { id, kind: Some(kind) })).await?;
             tokio::select! {
@@ -153,7 +154,6 @@ impl ControlChannel {
             }
         };
         let result = timeout(REQUEST_TIME, exchange).await;
-        self.0.pending.lock().expect("no holder of this lock panics").remove(&id);
         match result.unwrap_or(Err(TransportError::TimedOut("request")))? {
             answer::Kind::Refused(RequestRefused { detail, .. }) => Err(TransportError::Refused {
                 reason: Refusal::NotAllowed,
@@ -184,6 +184,7 @@ impl ControlChannel {
         let sequence = self.0.next_id.fetch_add(1, Ordering::Relaxed);
         let (reply, answered) = oneshot::channel();
         self.0.pings.lock().expect("no holder of this lock panics").insert(sequence, reply);
+        let _forget = Waiting { table: &self.0.pings, id: sequence };
         let start = Instant::now();
         let exchange = async {
             self.send(Kind::Keepalive(Keepalive { sequence })).await?;
@@ -193,9 +194,20 @@ impl ControlChannel {
             }
         };
         let result = timeout(within.min(KEEPALIVE_ANSWER_TIME), exchange).await;
-        self.0.pings.lock().expect("no holder of this lock panics").remove(&sequence);
         result.unwrap_or(Err(TransportError::TimedOut("keep-alive")))?;
         Ok(start.elapsed())
+    }
+}
+
+/// Takes an entry out again when nobody waits for it any more, also if the caller gave up early.
+struct Waiting<'a, T> {
+    table: &'a Mutex<BTreeMap<u64, T>>,
+    id: u64,
+}
+
+impl<T> Drop for Waiting<'_, T> {
+    fn drop(&mut self) {
+        self.table.lock().expect("no holder of this lock panics").remove(&self.id);
     }
 }
 
@@ -243,7 +255,8 @@ async fn write_all(
 
 /// A stream that ends or breaks the framing ends the connection: without control it is of no use.
 async fn read_all(mut reader: ReadHalf<MuxStream>, inner: Arc<Inner>, inbox: mpsc::Sender<Kind>) {
-    while let Ok(Some(message)) = read_frame::<ControlMessage>(&mut reader).await {
+    let mut handed_out = true;
+    while handed_out && let Ok(Some(message)) = read_frame::<ControlMessage>(&mut reader).await {
         match message.kind {
             Some(Kind::Answer(Answer { id, kind: Some(kind) })) => {
                 let waiting =
@@ -266,11 +279,7 @@ async fn read_all(mut reader: ReadHalf<MuxStream>, inner: Arc<Inner>, inbox: mps
             }
             // A kind of a newer version is passed over.
             None => {}
-            Some(kind) => {
-                if inbox.send(kind).await.is_err() {
-                    break;
-                }
-            }
+            Some(kind) => handed_out = inbox.send(kind).await.is_ok(),
         }
     }
     inner.connection.close();

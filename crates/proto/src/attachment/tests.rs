@@ -1,5 +1,7 @@
 //! The machine in virtual time against hosts that answer, drop, refuse, redirect or lie.
 
+#![allow(clippy::disallowed_methods, reason = "a test needs some moment to start from")]
+
 use std::{collections::BTreeSet, net::IpAddr};
 
 use proptest::prelude::*;

@@ -50,6 +50,7 @@ impl TokenBucket {
 }
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "a test needs some moment to start from")]
 mod tests {
     use super::*;
 
