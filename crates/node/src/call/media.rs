@@ -74,6 +74,21 @@ pub enum MediaCommand {
     },
 }
 
+impl MediaCommand {
+    /// The leg that it is about.
+    pub fn leg(&self) -> LegId {
+        match self {
+            Self::Start { leg, .. }
+            | Self::RemoteParameters { leg, .. }
+            | Self::RemoteCandidate { leg, .. }
+            | Self::Reveal { leg }
+            | Self::Restart { leg, .. }
+            | Self::Voice { leg, .. }
+            | Self::Stop { leg, .. } => *leg,
+        }
+    }
+}
+
 /// What happened to a leg.
 #[derive(Debug)]
 pub enum MediaEvent {

@@ -8,11 +8,13 @@
 //!
 //! Nothing is decided here: who rings, what is revealed and when a call ends is `proto::call`.
 
+mod legs;
 mod media;
 mod service;
 mod store;
 mod task;
 
+pub use legs::{LegResources, run_legs};
 pub use media::{LegId, MediaCommand, MediaEvent};
 pub use service::{CallError, CallNotice, CallService, CallServiceConfig, LookUp, Relations};
 pub use store::{Log, LogError};
