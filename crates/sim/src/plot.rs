@@ -22,7 +22,7 @@ const PANELS: [(&str, &[Curve]); 4] = [
 ];
 
 /// Draws `report` into the SVG file at `path`.
-pub fn draw(report: &Report, path: &Path) -> Result<(), Box<dyn Error>> {
+pub(crate) fn draw(report: &Report, path: &Path) -> Result<(), Box<dyn Error>> {
     let root = SVGBackend::new(path, (900, 1000)).into_drawing_area();
     root.fill(&WHITE)?;
     let title = format!("{}, seed {}", report.scenario, report.seed);

@@ -6,6 +6,7 @@
 //! * `election`: who becomes a super node, who stops being one, and what one at its limit says;
 //! * `super_node`: the parent machine that the shell and the simulator run.
 
+mod dispatch;
 pub mod election;
 mod joining;
 pub mod limits;

@@ -6,6 +6,7 @@
 //! `scenario` what happens in each named scenario, `report` the figures.
 
 mod hostile;
+mod measure;
 mod oracle;
 pub mod report;
 mod run;

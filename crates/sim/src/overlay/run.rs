@@ -20,7 +20,7 @@ use crate::latency::Place;
 const SUPER_NODE_LIFE_HOURS: f64 = 5.5 / std::f64::consts::LN_2;
 
 /// Users seen longer ago than this need not be found.
-const SEEN_WITHIN: Micros = 72 * 3600 * SECOND;
+pub(super) const SEEN_WITHIN: Micros = 72 * 3600 * SECOND;
 
 /// Share of the users that is online at the start, in percent.
 const ONLINE_PERCENT: u32 = 33;
@@ -35,27 +35,27 @@ const VERSION_NEW: u32 = 0x00_01_01;
 /// Scenes from this number on restart the super node of the remaining number.
 const FIRST_RESTART: u32 = 10;
 
-struct Pending {
+pub(super) struct Pending {
     asker_trip_ms: f32,
     asked: Micros,
     target: u32,
 }
 
-struct Runner {
-    scenario: Scenario,
-    size: Size,
-    world: World,
-    users: Users,
-    tally: Tally,
-    conspiracy: Conspiracy,
-    pending: BTreeMap<(u32, u64), Pending>,
-    samples: Vec<Sample>,
-    sampled: (u64, u64, u64, usize),
-    struck_at: Option<Micros>,
+pub(super) struct Runner {
+    pub(super) scenario: Scenario,
+    pub(super) size: Size,
+    pub(super) world: World,
+    pub(super) users: Users,
+    pub(super) tally: Tally,
+    pub(super) conspiracy: Conspiracy,
+    pub(super) pending: BTreeMap<(u32, u64), Pending>,
+    pub(super) samples: Vec<Sample>,
+    pub(super) sampled: (u64, u64, u64, usize),
+    pub(super) struck_at: Option<Micros>,
     /// Users who lost their super node in the fault, and when each was attached again.
-    lost: Vec<u32>,
-    reattached: Vec<(Micros, usize)>,
-    crashing: bool,
+    pub(super) lost: Vec<u32>,
+    pub(super) reattached: Vec<(Micros, usize)>,
+    pub(super) crashing: bool,
 }
 
 /// Runs `scenario` in this size with this seed. `epoch` is any instant.
@@ -343,194 +343,4 @@ impl Runner {
         }
         self.tally.count(answer, verdict, pending.asker_trip_ms + waited_ms);
     }
-
-    fn sample(&mut self) {
-        let spacing = (self.size.minutes * 60 / 240).clamp(5, 600) * SECOND;
-        self.world.after(spacing, Event::Step(Step::Sample));
-        let (bytes, look_ups, found, delays) = self.sampled;
-        let seconds = spacing as f64 / SECOND as f64;
-        let alive = self.world.alive.len().max(1);
-        let mut recent = self.tally.delays_ms[delays..].to_vec();
-        recent.sort_unstable_by(f32::total_cmp);
-        let asked = self.tally.look_ups - look_ups;
-        let wanting = self.users.users.iter().filter(|u| u.doing != Doing::Offline).count();
-        let attached = self.users.attached();
-        self.samples.push(Sample {
-            minute: self.world.now as f64 / SECOND as f64 / 60.0,
-            super_nodes: alive,
-            attached,
-            wanting,
-            bytes_per_s: (self.world.bytes - bytes) as f64 / seconds / alive as f64,
-            right_percent: if asked == 0 {
-                100.0
-            } else {
-                (self.tally.found - found) as f64 * 100.0 / asked as f64
-            },
-            lookup_ms: recent.get(recent.len() / 2).copied().map_or(0.0, f64::from),
-        });
-        self.sampled =
-            (self.world.bytes, self.tally.look_ups, self.tally.found, self.tally.delays_ms.len());
-        if self.struck_at.is_none() {
-            self.users.refresh_host_caches(&self.world);
-        } else if !self.lost.is_empty() {
-            self.note_reattached();
-        }
-    }
-
-    fn note_reattached(&mut self) {
-        let attached = |user: &&u32| self.users.users[**user as usize].doing == Doing::Attached;
-        let count = self.lost.iter().filter(attached).count();
-        self.reattached.push((self.world.now, count));
-    }
-
-    fn reattached_percent(&self, seconds: u64) -> f64 {
-        let Some(struck) = self.struck_at else { return 100.0 };
-        if self.lost.is_empty() {
-            return 100.0;
-        }
-        let until = struck + seconds * SECOND;
-        let counts = self.reattached.iter().filter(|(at, _)| *at <= until);
-        let last = counts.last().map_or(0, |(_, count)| *count);
-        last as f64 * 100.0 / self.lost.len() as f64
-    }
-
-    fn all_reattached_s(&self) -> f64 {
-        let (Some(struck), false) = (self.struck_at, self.lost.is_empty()) else { return 0.0 };
-        let all = self.reattached.iter().find(|(_, count)| *count == self.lost.len());
-        all.map_or(-1.0, |(at, _)| (at - struck) as f64 / SECOND as f64)
-    }
-
-    fn sample_consistency(&mut self) {
-        let (consistent, ..) = self.check_records();
-        self.tally.consistent_at_check = Some(consistent);
-    }
-
-    /// Of a sample of users: share of keepers that hold the newest record, users whose newest
-    /// record none holds, users looked at.
-    fn check_records(&mut self) -> (f64, u64, u64) {
-        const CHECKED: u32 = 20_000;
-        let step = (self.size.users / CHECKED).max(1);
-        let (mut held, mut keepers, mut lost, mut checked) = (0_u64, 0_u64, 0, 0);
-        let clock = self.world.clock();
-        let reference = self.world.alive[0] as usize;
-        let numbers: BTreeMap<_, _> =
-            self.world.alive.iter().map(|n| (self.world.hosts[*n as usize].node, *n)).collect();
-        for user in (0..self.size.users).step_by(step as usize) {
-            let row = self.users.users[user as usize];
-            let settled = row.truth.since + 60 * SECOND < self.world.now;
-            let absent = row.doing == Doing::Offline && row.seen + SEEN_WITHIN < self.world.now;
-            if row.truth.sequence == 0 || !settled || absent {
-                continue;
-            }
-            let key = Users::key(user);
-            let Some(overlay) = self.world.hosts[reference].overlay.as_ref() else { continue };
-            let mut any = false;
-            for node in overlay.keepers_of(clock, &key) {
-                let Some(number) = numbers.get(&node) else { continue };
-                let Some(keeper) = self.world.hosts[*number as usize].overlay.as_ref() else {
-                    continue;
-                };
-                keepers += 1;
-                let newest = keeper.keeper().find(clock.unix, &key);
-                if newest.iter().any(|held| held.record.sequence == row.truth.sequence) {
-                    held += 1;
-                    any = true;
-                }
-            }
-            checked += 1;
-            lost += u64::from(!any);
-        }
-        (held as f64 * 100.0 / keepers.max(1) as f64, lost, checked)
-    }
-
-    fn report(&mut self, seed: u64) -> Report {
-        let (consistent, records_lost, records_checked) = self.check_records();
-        let seconds = self.world.now as f64 / SECOND as f64;
-        let memory: usize = self
-            .world
-            .alive
-            .iter()
-            .filter_map(|host| self.world.hosts[*host as usize].overlay.as_ref())
-            .map(|o| o.table().memory_bytes() + o.keeper().memory_bytes())
-            .sum();
-        let tally = &self.tally;
-        let mut report = Report {
-            scenario: self.scenario.name().to_owned(),
-            seed,
-            super_nodes: self.size.super_nodes,
-            users: self.size.users,
-            lookups: tally.look_ups,
-            found: tally.found,
-            wrong: tally.wrong,
-            missing: tally.missing,
-            lookup_ms_median: tally.quantile(0.5),
-            lookup_ms_p99: tally.quantile(0.99),
-            lookup_ms_uncached_median: tally.uncached_quantile(0.5),
-            lookups_by_round_trips: [tally.by_cache, tally.by_keepers, tally.by_more],
-            reattached_percent_60s: self.reattached_percent(60),
-            reattached_percent_300s: self.reattached_percent(300),
-            all_reattached_s: self.all_reattached_s(),
-            attached_max: self.users.attached_max,
-            capacity: self.world.capacity,
-            records_lost,
-            records_checked,
-            keepers_consistent_percent: tally.consistent_at_check.unwrap_or(consistent),
-            bytes_per_s_per_super_node: self.steady_bytes_per_s(),
-            machine_bytes_per_super_node: (memory / self.world.alive.len().max(1)) as u64,
-            minutes: self.size.minutes,
-            events: self.world.events,
-            trace: format!("{:016x}", self.world.trace),
-            samples: std::mem::take(&mut self.samples),
-            ..Report::default()
-        };
-        let _ = seconds;
-        report.missed = missed(self.scenario, &report);
-        report.ok = report.missed.is_empty();
-        report
-    }
-
-    /// Mean traffic over the run after the filling.
-    fn steady_bytes_per_s(&self) -> f64 {
-        let settled: Vec<f64> = self.samples.iter().skip(3).map(|s| s.bytes_per_s).collect();
-        settled.iter().sum::<f64>() / settled.len().max(1) as f64
-    }
-}
-
-/// The targets that a run missed.
-fn missed(scenario: Scenario, report: &Report) -> Vec<String> {
-    let mut missed = Vec::new();
-    let mut demand = |met: bool, target: &str| {
-        if !met {
-            missed.push(target.to_owned());
-        }
-    };
-    let right_percent = report.found as f64 * 100.0 / report.lookups.max(1) as f64;
-    demand(report.wrong == 0, "no look-up may be wrong");
-    demand(report.attached_max <= report.capacity as usize, "no super node above its limit");
-    match scenario {
-        Scenario::SteadyChurn | Scenario::LoginServerGone => {
-            demand(report.missing == 0, "everyone seen in 72 h is found");
-        }
-        Scenario::LookupDelay => {
-            demand(report.missing == 0, "everyone is found");
-            demand(report.lookup_ms_median <= 250.0, "median delay at most 250 ms");
-            demand(report.lookup_ms_p99 <= 1000.0, "99 % within 1 s");
-        }
-        Scenario::Kill30 => {
-            demand(report.reattached_percent_60s >= 99.9, "99.9 % attached again in 60 s");
-            demand(report.records_lost == 0, "no record lost");
-        }
-        Scenario::Kill90Restart => {
-            demand(report.reattached_percent_300s >= 100.0, "all attached within 5 minutes");
-        }
-        Scenario::SplitHeal => {
-            demand(report.missing == 0, "both halves find their own");
-            demand(report.keepers_consistent_percent >= 100.0, "one index 60 s after healing");
-        }
-        Scenario::Hostile30 => demand(right_percent >= 99.9, "99.9 % of look-ups right"),
-        Scenario::VersionCrash => {
-            demand(report.reattached_percent_60s >= 99.9, "99.9 % attached again in 60 s");
-        }
-    }
-    missed
 }
