@@ -94,7 +94,7 @@ impl Scenario {
             Self::Hostile30 => {
                 Size { users: 100_000, minutes: 60, look_ups_per_minute: 1800, ..size }
             }
-            _ => Size { minutes: 10, look_ups_per_minute: 3000, ..size },
+            _ => Size { minutes: 11, look_ups_per_minute: 3000, ..size },
         }
     }
 
@@ -104,6 +104,7 @@ impl Scenario {
             Self::SplitHeal => Size { minutes: 25, ..Size::SHORT },
             Self::SteadyChurn | Self::LoginServerGone => Size { minutes: 120, ..Size::SHORT },
             Self::Hostile30 => Size { minutes: 20, ..Size::SHORT },
+            Self::Kill90Restart => Size { minutes: 11, ..Size::SHORT },
             _ => Size::SHORT,
         }
     }

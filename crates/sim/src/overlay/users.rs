@@ -1,6 +1,6 @@
 //! The users: rows that attach, publish, leave and look up as a device and its machine do.
 //!
-//! A device tries four super nodes of its host cache at a time, 250 ms apart, takes the first that
+//! A device tries ten super nodes of its host cache at a time, 250 ms apart, takes the first that
 //! accepts, follows "busy, try these", and backs off with full jitter when all is dark. It keeps a
 //! spare super node warm. A super node that dies is noticed at once by half of its devices (reset) and
 //! by the others when the keep-alive is not answered.
@@ -177,7 +177,7 @@ impl Users {
     }
 
     fn try_attach(&mut self, world: &mut World, user: u32) {
-        const RACED: usize = 4;
+        const RACED: usize = 10;
         const STAGGER: Micros = 250_000;
         let spare = self.users[user as usize].spare;
         let place = Place::of(u64::from(user) | 1 << 40);
@@ -187,6 +187,10 @@ impl Users {
         }
         while candidates.len() < RACED && !self.pool.is_empty() {
             candidates.push(self.pool[world.rng.random_range(0..self.pool.len())]);
+        }
+        if self.users[user as usize].tries >= 2 {
+            // The bootstrap entry of the invitation: an operator's, the last resort.
+            candidates.push(world.alive[0]);
         }
         let mut elapsed = 0;
         let mut following = 0;
@@ -203,7 +207,7 @@ impl Users {
             };
             self.turned_away += 1;
             following += 1;
-            if following < 3 {
+            if following < 5 {
                 candidates.extend(try_these.into_iter().take(2));
             }
         }
