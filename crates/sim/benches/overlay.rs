@@ -1,5 +1,7 @@
-//! How many virtual seconds of 2,000 super nodes the simulator runs per second: 8 virtual minutes (the
-//! filling included) are one iteration, so the throughput in elements is virtual seconds per second.
+//! How many virtual seconds of 2,000 super nodes the simulator runs per second: 8 virtual minutes
+//! (the
+//! filling included) are one iteration, so the throughput in elements is virtual seconds per
+//! second.
 
 #![expect(missing_docs, reason = "criterion's macros make undocumented functions")]
 

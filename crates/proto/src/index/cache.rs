@@ -1,6 +1,7 @@
 //! What look-ups found lately, at the super node of the one who asked.
 //!
-//! Bounded in entries and in age; the entry filed first goes first. What nobody found is not cached,
+//! Bounded in entries and in age; the entry filed first goes first. What nobody found is not
+//! cached,
 //! so that a user who has just come is found. Records in the cache were checked like all others: it
 //! cannot be poisoned, only be out of date by at most [`CACHE_LIFE`].
 

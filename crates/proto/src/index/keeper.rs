@@ -1,6 +1,7 @@
 //! The shards of the Global Index that this super node holds.
 //!
-//! Everything stored was checked: certificate, signature, key, age. A record replaces an older one of
+//! Everything stored was checked: certificate, signature, key, age. A record replaces an older one
+//! of
 //! the same device; an older or equal one is refused, so replays change nothing. What is filed
 //! under a search term must really contain the term. Bounds: [`KeeperConfig`].
 
@@ -298,7 +299,8 @@ impl Keeper {
     }
 }
 
-/// Whether a record may be held and given out at `now`: until its expiry, or until 72 hours after the
+/// Whether a record may be held and given out at `now`: until its expiry, or until 72 hours after
+/// the
 /// device was last seen attached, whichever is later.
 pub(super) fn is_live(
     record: &UserRecord,

@@ -8,7 +8,8 @@
 //! ```
 //!
 //! Of several answers the highest sequence wins: records are signed, so a keeper can withhold or
-//! give an old one, never invent. A keeper that is contradicted by what others held long before loses
+//! give an old one, never invent. A keeper that is contradicted by what others held long before
+//! loses
 //! its voice in the count for an hour.
 
 use std::{

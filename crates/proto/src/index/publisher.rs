@@ -1,7 +1,8 @@
 //! Putting the records of attached devices into the Global Index, and taking them offline.
 //!
 //! A device signs its record and hands it to its super node, which stores it at the keepers of the
-//! name and, if the device wants to be found by wildcard, of its search terms. When a device vanishes,
+//! name and, if the device wants to be found by wildcard, of its search terms. When a device
+//! vanishes,
 //! its super node signs a departure. Stores that are not answered are repeated a few times; what
 //! fails still is repaired between the keepers (`transfer`).
 

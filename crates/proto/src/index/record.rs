@@ -13,7 +13,8 @@ use crate::{
     wire::v1,
 };
 
-/// Longest life of a record (specified: a user seen in the last 72 hours is found, paper section III).
+/// Longest life of a record (specified: a user seen in the last 72 hours is found, paper section
+/// III).
 pub const RECORD_LIFE_HOURS: u64 = 72;
 
 /// Most super nodes in one record (chosen: one in use, one warm, one spare).

@@ -1,7 +1,8 @@
 //! Handing shards over when the membership changes, and repairing what differs.
 //!
 //! ```text
-//!   keeper that stays ── ShardOffer (digest) ──▶ new keeper        first two of the old ranking offer
+//!   keeper that stays ── ShardOffer (digest) ──▶ new keeper        first two of the old ranking
+//! offer
 //!                     ◀─ ShardPull (hashes held) ──                only if the digests differ
 //!                     ── ShardPage (entries lacking) … ──▶
 //!                     ── ShardPull, last ──▶                       if the other held more

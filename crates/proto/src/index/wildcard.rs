@@ -3,7 +3,8 @@
 //! The first three characters of the pattern name a search term; the keepers of the term hold all
 //! listed records with a word that begins so. Three of them are asked, their pages are merged, the
 //! best come first: exact name, name that begins so, display name; online before offline. Who did
-//! not set `listed` is not filed under any term. A term's record may be a day old: before a call the
+//! not set `listed` is not filed under any term. A term's record may be a day old: before a call
+//! the
 //! name is looked up exactly.
 
 use std::{

@@ -1,12 +1,15 @@
 //! Who becomes a super node, who stops being one, and what one at its limit says.
 //!
 //! ```text
-//!            reachable, able, and the network needs it          load, loss of reachability, battery,
-//!   ordinary ─────────────────────────────────────▶ super node ─────────── owner's wish ─▶ drains ─▶ ordinary
+//!            reachable, able, and the network needs it          load, loss of reachability,
+//! battery,
+//!   ordinary ─────────────────────────────────────▶ super node ─────────── owner's wish ─▶ drains
+//! ─▶ ordinary
 //! ```
 //!
 //! Nobody appoints anybody: each node decides for itself by the same rule from what it sees of the
-//! membership, with a delay drawn at random so that a thousand willing nodes do not all step in at once.
+//! membership, with a delay drawn at random so that a thousand willing nodes do not all step in at
+//! once.
 //! Reachability counts only if others verified it by dialling back.
 
 use std::{

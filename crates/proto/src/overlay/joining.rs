@@ -1,7 +1,9 @@
-//! Joining: a new super node learns the whole table from members, page by page, while the contact tells of it.
+//! Joining: a new super node learns the whole table from members, page by page, while the contact
+//! tells of it.
 //!
 //! ```text
-//!   joiner ── Join (own statement) ─────────▶ contact     (sealed: the contact knows the certificate)
+//!   joiner ── Join (own statement) ─────────▶ contact     (sealed: the contact knows the
+//! certificate)
 //!          ◀─ MembersPage, range 0 ─────────           the contact's answer is the first page
 //!          ── MembersRequest (range i) ──▶ any member learnt so far   up to 16 at a time
 //!          ◀─ MembersPage (range i) ─────

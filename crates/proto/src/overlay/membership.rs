@@ -1,7 +1,8 @@
 //! Membership: joining, probing, suspicion, refutation, leaving; SWIM (Das, Gupta, Motivala 2002)
 //! over the full table, with news spread in two hops as in Gupta, Liskov, Rodrigues 2004.
 //!
-//! * **Probe**: every `probe_period` one member in a random round is pinged; without an answer three
+//! * **Probe**: every `probe_period` one member in a random round is pinged; without an answer
+//! three
 //!   others are asked to ping it; without theirs it is suspected and the suspicion is spread.
 //! * **Refutation**: a suspected node signs a statement of a higher incarnation. Only the node
 //!   itself can: statements are signed. Without one, a suspect is dead after `suspicion_time`.

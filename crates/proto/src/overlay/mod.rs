@@ -1,4 +1,5 @@
-//! The overlay of super nodes: who is a member, who keeps what, and the one machine that joins it all.
+//! The overlay of super nodes: who is a member, who keeps what, and the one machine that joins it
+//! all.
 //!
 //! * `sealed`: datagrams between certified nodes;
 //! * `membership` with `table`, `joining`, `spread`, `reconcile`: all super nodes know all;
@@ -25,6 +26,7 @@ pub use membership::{MemberEvent, MembershipConfig};
 pub use super_node::{Output, OverlayConfig, OverlayStatus, SuperNodeOverlay};
 pub use trust::{Certified, NetworkTrust, Trust};
 
-/// Most bytes of an encoded message in one datagram (chosen: with the seal, UDP and IPv6 below 1,280
+/// Most bytes of an encoded message in one datagram (chosen: with the seal, UDP and IPv6 below
+/// 1,280
 /// bytes, which every path carries).
 pub const DATAGRAM_PAYLOAD_BYTES_MAX: usize = 1100;

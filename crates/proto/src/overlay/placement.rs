@@ -1,9 +1,12 @@
-//! Which super nodes keep a shard of the Global Index: rendezvous hashing (Thaler, Ravishankar 1998).
+//! Which super nodes keep a shard of the Global Index: rendezvous hashing (Thaler, Ravishankar
+//! 1998).
 //!
 //! A key belongs to one of [`SHARDS`] shards (its first two bytes); every super node scores for
 //! every shard, and the best [`KEEPERS`] keep it. Of the keepers at most two lie in one address
-//! block, so that an owner of many addresses in one place cannot surround a name. Ranking whole shards
-//! rather than single keys makes a membership change cost a look at the few shards that a node holds.
+//! block, so that an owner of many addresses in one place cannot surround a name. Ranking whole
+//! shards
+//! rather than single keys makes a membership change cost a look at the few shards that a node
+//! holds.
 
 use super::{
     mix::{mix64, node64},

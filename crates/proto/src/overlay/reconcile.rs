@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   A ── Reconcile (256 bucket hashes) ──────▶ B      nothing comes back if all agree
-//!   A ◀─ BucketListing (ids, incarnations) ─── B      for each bucket that differs, a few at a time
+//!   A ◀─ BucketListing (ids, incarnations) ─── B      for each bucket that differs, a few at a
+//! time
 //!   A ── BucketListing, last ────────────────▶ B
 //!   A ── MembersRequest (what A lacks) ──────▶ B      and B likewise
 //!   A ◀─ MembersPage ───────────────────────── B

@@ -8,11 +8,13 @@
 //!   finish:  0xC0 0x03 | ephemeral 32 (of the hello) | sealed certificate
 //! ```
 //!
-//! The key of a direction is HKDF-SHA256 over the X25519 secret of the two device keys. The nonce is the
+//! The key of a direction is HKDF-SHA256 over the X25519 secret of the two device keys. The nonce
+//! is the
 //! sender's time in milliseconds, a random number per start, and a counter: it never repeats, and
 //! gives the receiver a replay window. Super nodes learn each other's certificates from the
 //! membership; a stranger introduces itself with `hello`, which is longer than its answer, and
-//! which is answered without keeping state. Ephemeral keys hide the certificates from who only listens.
+//! which is answered without keeping state. Ephemeral keys hide the certificates from who only
+//! listens.
 
 use std::net::SocketAddr;
 

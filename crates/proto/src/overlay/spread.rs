@@ -1,6 +1,7 @@
 //! Spreading news to all members in two hops.
 //!
-//! The table is cut into about √n *slices* by the leading bits of the node id. Who has news sends it
+//! The table is cut into about √n *slices* by the leading bits of the node id. Who has news sends
+//! it
 //! to `delegates_per_slice` random members of each slice (`hops` 1); each of these sends it to its
 //! whole slice (`hops` 0). Everybody hears it within two one-way delays, nobody sends more
 //! than a few times √n datagrams, and what a lost datagram or a hostile delegate swallowed is

@@ -84,7 +84,8 @@ pub enum Output {
         /// The whole datagram.
         bytes: Bytes,
     },
-    /// A look-up is finished. With [`crate::index::Source::Nobody`] the shell asks the login server.
+    /// A look-up is finished. With [`crate::index::Source::Nobody`] the shell asks the login
+    /// server.
     LookedUp(Answer),
     /// A wildcard search is finished.
     Searched(WildcardAnswer),
@@ -298,7 +299,8 @@ impl SuperNodeOverlay {
         self.drain(now);
     }
 
-    /// Tells everybody that this super node leaves, and hands its shards over. Give it some seconds,
+    /// Tells everybody that this super node leaves, and hands its shards over. Give it some
+    /// seconds,
     /// with datagrams flowing, before stopping.
     pub fn leave(&mut self, now: Now) {
         self.membership.restate(now, self.trust.as_ref(), |own| own.leaving = true);

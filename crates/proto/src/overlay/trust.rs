@@ -1,6 +1,7 @@
 //! What the overlay asks of the network's certificates: the seam between rules and cryptography.
 //!
-//! [`NetworkTrust`] is the real thing: Ed25519 signatures by devices that the network certified. The
+//! [`NetworkTrust`] is the real thing: Ed25519 signatures by devices that the network certified.
+//! The
 //! simulator puts a cheap keyed tag in its place, so that a million users fit on one machine; every
 //! rule above this seam (what is signed, what is refused) is the same code.
 

@@ -1,7 +1,8 @@
 //! What hostile super nodes do: withhold, lie with old records, say nothing, swallow news, accuse.
 //!
 //! They are certified members and together: all give the same old record of a user, the first that
-//! was ever published, so that their lies agree. They cannot forge (tested with real keys elsewhere).
+//! was ever published, so that their lies agree. They cannot forge (tested with real keys
+//! elsewhere).
 
 use std::collections::BTreeMap;
 

@@ -15,7 +15,8 @@ use super::{
 };
 use crate::latency::Place;
 
-/// Median life of a super node, measured for Skype (Guha, Daswani, Jain, "An experimental study of the
+/// Median life of a super node, measured for Skype (Guha, Daswani, Jain, "An experimental study of
+/// the
 /// Skype peer-to-peer VoIP system", IPTPS 2006, section 4: 5.5 hours), as an exponential mean.
 const SUPER_NODE_LIFE_HOURS: f64 = 5.5 / std::f64::consts::LN_2;
 

@@ -2,7 +2,8 @@
 //!
 //! A device tries ten super nodes of its host cache at a time, 250 ms apart, takes the first that
 //! accepts, follows "busy, try these", and backs off with full jitter when all is dark. It keeps a
-//! spare super node warm. A super node that dies is noticed at once by half of its devices (reset) and
+//! spare super node warm. A super node that dies is noticed at once by half of its devices (reset)
+//! and
 //! by the others when the keep-alive is not answered.
 
 use cooee_proto::{identity::NodeId, index::RECORD_LIFE_HOURS, overlay::mix::mix64, wire::v1};
