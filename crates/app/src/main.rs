@@ -32,6 +32,8 @@ enum Command {
     /// Rebuild networks with real NATs on this machine and measure what happens in them
     #[command(subcommand)]
     Lab(cooee_lab::cli::LabCommand),
+    /// Run the protocol machines by the thousand in virtual time
+    Sim(cooee_sim::cli::SimCommand),
     /// Make a network, run its login server, and look after its users
     #[command(subcommand)]
     LoginServer(login_server::LoginServerCommand),
@@ -52,6 +54,7 @@ fn main() -> ExitCode {
 fn run(command: Command, output: Output) -> anyhow::Result<()> {
     match command {
         Command::Lab(command) => cooee_lab::cli::run(command, output.json),
+        Command::Sim(command) => Ok(cooee_sim::cli::run(&command, output.json)?),
         Command::LoginServer(command) => login_server::run(command, output),
     }
 }

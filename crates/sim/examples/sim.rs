@@ -15,8 +15,11 @@ struct Cli {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    cooee_sim::cli::run(&cli.sim, cli.json).unwrap_or_else(|error| {
-        eprintln!("sim: {error}");
-        ExitCode::FAILURE
-    })
+    match cooee_sim::cli::run(&cli.sim, cli.json) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("sim: {error}");
+            ExitCode::FAILURE
+        }
+    }
 }

@@ -2,7 +2,6 @@
 
 use std::{
     path::PathBuf,
-    process::ExitCode,
     time::{Duration, Instant},
 };
 
@@ -59,16 +58,21 @@ pub enum SimError {
     /// The plot could not be drawn or written.
     #[error("cannot write the plot: {0}")]
     Plot(String),
-    /// Printing failed.
-    #[error("cannot print: {0}")]
-    Print(#[from] std::io::Error),
+    /// A run missed a target; its figures have been printed.
+    #[error("seed {seed} missed its targets: `cooee sim {scenario} --seed {seed}` replays it")]
+    TargetsMissed {
+        /// Which scenario.
+        scenario: String,
+        /// The seed that replays it.
+        seed: u64,
+    },
 }
 
 /// Runs the command. With `json` every line is an object, and the last one holds the figures.
-pub fn run(command: &SimCommand, json: bool) -> Result<ExitCode, SimError> {
+pub fn run(command: &SimCommand, json: bool) -> Result<(), SimError> {
     let Some(name) = command.scenario.as_deref().filter(|_| !command.list) else {
         list(json);
-        return Ok(ExitCode::SUCCESS);
+        return Ok(());
     };
     let scenario =
         Scenario::parse(name).ok_or_else(|| SimError::UnknownScenario(name.to_owned()))?;
@@ -80,7 +84,6 @@ pub fn run(command: &SimCommand, json: bool) -> Result<ExitCode, SimError> {
     if size.super_nodes < 10 || size.users < 10 || size.minutes < 6 {
         return Err(SimError::TooSmall);
     }
-    let mut code = ExitCode::SUCCESS;
     for seed in command.seed..command.seed + command.seeds.max(1) {
         let report = timed(scenario, size, seed);
         if let Some(path) = &command.plot {
@@ -88,11 +91,10 @@ pub fn run(command: &SimCommand, json: bool) -> Result<ExitCode, SimError> {
         }
         print(&report, json);
         if !report.ok {
-            code = ExitCode::FAILURE;
-            break;
+            return Err(SimError::TargetsMissed { scenario: report.scenario, seed });
         }
     }
-    Ok(code)
+    Ok(())
 }
 
 /// Runs one seed and adds what only a real clock and the operating system know.

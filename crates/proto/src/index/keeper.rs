@@ -324,6 +324,8 @@ pub(super) fn departure_fits(view: &View, record: &UserRecord, departure: &v1::D
     if signer == view.own.0 {
         return true;
     }
-    let member = view.table.get(&signer);
-    member.is_some_and(|m| view.trust.departure(departure, &m.super_node.public_key))
+    let certified = view.trust.certified(&departure.certificate, view.now.unix);
+    certified.is_some_and(|certified| {
+        certified.node == signer && view.trust.departure(departure, &certified.public_key)
+    })
 }

@@ -178,6 +178,7 @@ impl Publisher {
             sequence: record.sequence,
             at_unix_ms: view.now.unix.0,
             signature: Bytes::new(),
+            certificate: view.trust.certificate(),
         };
         departure.signature = view.trust.sign(&super::departure_signed_part(&departure));
         let key = record.name_key;
