@@ -21,6 +21,9 @@ use crate::{
 /// The last frame's end that a newly chosen encoder hears first: 20 ms.
 const PRIMING_SAMPLES: usize = 960;
 
+/// Change of loss, in percent, from which the encoder is told.
+const LOSS_STEP_PERCENT: u8 = 4;
+
 /// Turns sound into packets.
 pub struct VoiceSender {
     config: VoiceConfig,
@@ -35,6 +38,8 @@ pub struct VoiceSender {
     packet: u64,
     timestamp: u32,
     talking: bool,
+    /// Loss in percent that the encoder was told of.
+    applied_loss: u8,
     statistics: SenderStatistics,
 }
 
@@ -58,6 +63,7 @@ impl VoiceSender {
             packet: u64::from(config.initial_sequence) + 65_536,
             timestamp: config.initial_timestamp,
             talking: false,
+            applied_loss: 0,
             statistics: SenderStatistics::default(),
             config,
         };
@@ -183,7 +189,8 @@ impl VoiceSender {
     /// Between frames: goes to the point that the rate control asks for now.
     fn change_point(&mut self) {
         let wanted = self.config.fixed.unwrap_or_else(|| self.rate.point());
-        if wanted == self.point {
+        let loss_moved = self.expected_loss().abs_diff(self.applied_loss) >= LOSS_STEP_PERCENT;
+        if wanted == self.point && !loss_moved {
             return;
         }
         let primed = wanted.application != self.point.application;
@@ -200,9 +207,15 @@ impl VoiceSender {
         }
     }
 
+    /// Loss on the path in percent.
+    fn expected_loss(&self) -> u8 {
+        (self.rate.path_loss() * 100.0).clamp(0.0, 100.0) as u8
+    }
+
     fn apply_point(&mut self) -> Result<(), CodecError> {
         let point = self.point;
-        let expected_loss = (self.rate.path_loss() * 100.0).clamp(0.0, 100.0) as u8;
+        let expected_loss = self.expected_loss();
+        self.applied_loss = expected_loss;
         let encoder = self.encoder();
         encoder.set_bit_rate(point.codec_bits_per_s)?;
         encoder.set_in_band_redundancy(point.in_band)?;
