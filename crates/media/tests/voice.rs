@@ -265,7 +265,7 @@ fn nonsense_from_the_network_never_panics_and_true_voice_is_heard_after_it() {
     for round in 0..20_000_u64 {
         let length = next(&mut state) as usize % 120;
         let payload: Vec<u8> = (0..length).map(|_| next(&mut state) as u8).collect();
-        let near = next(&mut state) % 4 != 0;
+        let near = !next(&mut state).is_multiple_of(4);
         let packet = VoicePacket {
             sequence: if near { round as u16 } else { next(&mut state) as u16 },
             timestamp: if near { round as u32 * 480 } else { next(&mut state) as u32 },

@@ -16,8 +16,14 @@ const SENT: usize = 256;
 /// to three packets; a user notices from about 100 ms on.
 const STANDING_MS: f64 = 25.0;
 
-/// Queue below which the rate may rise, in ms.
-const CLEAR_MS: f64 = 10.0;
+/// Share of the standing queue below which the rate may rise.
+const CLEAR_SHARE: f64 = 0.4;
+
+/// On a path with much jitter even the least of a report is high, whatever the rate: what counts as
+/// standing follows it by this share of a report when above, and when below, up to a bound.
+const FOLLOW_UP: f64 = 0.1;
+const FOLLOW_DOWN: f64 = 0.03;
+const STANDING_MS_MAX: f64 = 150.0;
 
 /// Factor on the rate that got through, when the queue stands.
 const DECREASE: f64 = 0.85;
@@ -82,6 +88,8 @@ pub(super) struct PathEstimator {
     in_burst: bool,
     round_trip_ms: Option<f64>,
     queueing_ms: f64,
+    least_ms: f64,
+    standing_ms: f64,
     missed: f64,
     playout_delay_ms: f64,
 }
@@ -104,6 +112,8 @@ impl PathEstimator {
             in_burst: false,
             round_trip_ms: None,
             queueing_ms: 0.0,
+            least_ms: 0.0,
+            standing_ms: STANDING_MS,
             missed: 0.0,
             playout_delay_ms: 0.0,
         }
@@ -129,7 +139,7 @@ impl PathEstimator {
             let before_ms = self.round_trip_ms.unwrap_or(sample_ms);
             self.round_trip_ms = Some(before_ms + 0.125 * (sample_ms - before_ms));
         }
-        let congested = self.queueing_ms > CLEAR_MS;
+        let congested = self.least_ms > self.standing_ms * CLEAR_SHARE;
         let mut trend = Trend::default();
         let (mut least_ms, mut sum_ms, mut arrived, mut lost) = (f64::INFINITY, 0.0, 0.0, 0.0);
         // The last two may be late only: the next report has them again.
@@ -182,13 +192,15 @@ impl PathEstimator {
         using: f64,
     ) {
         let held = self.hold_until.is_some_and(|until| now < until);
-        let losing_in_queue = lost > 0.08 && least_ms > CLEAR_MS;
-        if least_ms > STANDING_MS || losing_in_queue {
+        let standing_ms = self.standing_ms;
+        let clear_ms = standing_ms * CLEAR_SHARE;
+        let losing_in_queue = lost > 0.08 && least_ms > clear_ms && slope > 0.05;
+        if least_ms > standing_ms || losing_in_queue {
             if !held {
                 // A queue that grows by `slope` seconds a second passes 1 / (1 + slope).
                 let through = using * (1.0 - lost) / (1.0 + slope.clamp(0.0, 4.0));
                 // A deep queue must also be drained, not only fed no faster.
-                let drain = (1.0 - (least_ms - STANDING_MS).max(0.0) / 1_000.0).max(0.6);
+                let drain = (1.0 - (least_ms - standing_ms).max(0.0) / 1_000.0).max(0.6);
                 self.rate = self.rate.min(through) * DECREASE * drain;
                 self.congested_before = true;
                 // The effect is seen one round trip and one report later.
@@ -196,7 +208,7 @@ impl PathEstimator {
                 self.hold_until =
                     now.checked_add(std::time::Duration::from_secs_f64(wait_ms / 1e3));
             }
-        } else if least_ms < CLEAR_MS && !held {
+        } else if least_ms < clear_ms && !held {
             let growth = if self.congested_before { INCREASE_PER_S } else { INCREASE_PER_S_START };
             // Growing beyond what is used proves nothing about the path.
             if self.rate < using * 1.3 + 4_000.0 {
@@ -204,6 +216,10 @@ impl PathEstimator {
             }
         }
         self.rate = self.rate.clamp(RATE_MIN, RATE_MAX);
+        let follow = if least_ms > standing_ms { FOLLOW_UP } else { FOLLOW_DOWN };
+        let followed_ms = standing_ms + follow * (least_ms - standing_ms);
+        self.standing_ms = followed_ms.clamp(STANDING_MS, STANDING_MS_MAX);
+        self.least_ms += 0.3 * (least_ms - self.least_ms);
     }
 
     fn count(&mut self, lost: bool) {
