@@ -53,7 +53,7 @@ impl VoiceSender {
         let point = config.fixed.unwrap_or_else(|| rate.point());
         let mut sender = Self {
             low_delay: OpusEncoder::new(Application::LowDelay)?,
-            speech: OpusEncoder::new(Application::Voip)?,
+            speech: OpusEncoder::new(Application::Audio)?,
             point,
             rate,
             window: SendWindow::default(),
