@@ -3,15 +3,19 @@
 //! It owns every effect and takes no protocol decision: those are in `cooee-proto` and
 //! `cooee-media`.
 
+pub mod account;
+pub mod api;
 pub mod attachment;
 pub mod audio;
 pub mod call;
 pub mod login_server;
 pub mod media;
+pub mod node;
 pub mod peer;
 pub mod profile;
 pub mod reachability;
 pub mod relay;
+pub mod settings;
 pub mod storage;
 pub mod super_node;
 pub mod transport;

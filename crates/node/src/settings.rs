@@ -69,12 +69,21 @@ pub struct Settings {
     pub super_node: SuperNodeRole,
     /// Bytes per second that this node relays for others at most; 0 relays nothing.
     pub relay_budget: u64,
-    /// Let the relay forward to loopback and private addresses: for networks of one machine only.
-    pub allow_private_peers: bool,
+    /// Address blocks that the relay may forward to although they are not public, such as
+    /// `192.168.0.0/16`: for networks without Internet.
+    pub relay_to: Vec<String>,
+    /// Addresses under which others reach this super node, where it cannot tell by itself.
+    pub advertise: Vec<String>,
+    /// Offer loopback addresses for voice too: for networks of one machine.
+    pub loopback: bool,
     /// Microphone: `default`, `device:NAME`, `wav:PATH`, `tone:HZ`, `silence`.
     pub microphone: String,
     /// Speaker: `default`, `device:NAME`, `wav:PATH`, `null`.
     pub speaker: String,
+    /// Keep what a headless microphone says in this file, with a time base, to measure against.
+    pub mouth_recording: Option<PathBuf>,
+    /// Play back what is heard, so much later: the echo user.
+    pub echo_delay_ms: Option<u64>,
     /// What happens when a call arrives.
     pub answer: AnswerMode,
     /// HTTP CONNECT proxy, `http://host:port`; none: the environment's.
@@ -90,10 +99,14 @@ impl Default for Settings {
             bind: "0.0.0.0".to_owned(),
             well_known_ports: true,
             super_node: SuperNodeRole::Auto,
-            relay_budget: 1_000_000,
-            allow_private_peers: false,
+            relay_budget: 5_000_000,
+            relay_to: Vec::new(),
+            advertise: Vec::new(),
+            loopback: false,
             microphone: "default".to_owned(),
             speaker: "default".to_owned(),
+            mouth_recording: None,
+            echo_delay_ms: None,
             answer: AnswerMode::Ring,
             proxy: None,
             api_port: 0,

@@ -21,8 +21,8 @@ pub(super) fn routes() -> Router<Served> {
         .route("/v1/records", get(records))
 }
 
-async fn list(State(served): State<Served>) -> Answer<Value> {
-    served.node.calls().await.map(Json)
+async fn list(State(served): State<Served>) -> Json<Value> {
+    Json(served.node.calls())
 }
 
 async fn place(State(served): State<Served>, Json(place): Json<PlaceCall>) -> Answer<Value> {
@@ -62,6 +62,6 @@ async fn dtmf(
     Ok(Json(json!({ "ok": true, "call": id })))
 }
 
-async fn records(State(served): State<Served>) -> Answer<Value> {
-    served.node.records().await.map(Json)
+async fn records(State(served): State<Served>) -> Json<Value> {
+    Json(served.node.records())
 }

@@ -7,7 +7,6 @@
 mod calls;
 mod events;
 mod page;
-mod people;
 pub mod types;
 
 use std::{io, net::Ipv4Addr, path::Path, sync::Arc};
@@ -76,7 +75,7 @@ pub async fn serve(
         Access { address: address.to_string(), token: token.clone(), pid: std::process::id() };
     let file = profile.join(ACCESS_FILE);
     let text = serde_json::to_vec(&access).expect("own types serialise");
-    crate::profile::write_private(&file, &text)
+    crate::profile::write_atomically(&file, &text, true)
         .map_err(|source| ApiError::Access { file: file.display().to_string(), source })?;
     let ended = node.ended();
     let app = router(Served { node, token: token.into() });
@@ -96,7 +95,6 @@ fn router(served: Served) -> Router {
         .route("/v1/devices", get(devices))
         .route("/metrics", get(metrics))
         .merge(calls::routes())
-        .merge(people::routes())
         .merge(events::routes())
         .layer(middleware::from_fn_with_state(served.clone(), check_token));
     Router::new()
@@ -128,7 +126,7 @@ async fn shut_down(State(served): State<Served>) -> Json<serde_json::Value> {
 }
 
 async fn devices() -> Answer<serde_json::Value> {
-    let listed = tokio::task::spawn_blocking(crate::audio::devices).await;
+    let listed = tokio::task::spawn_blocking(crate::audio::list_devices).await;
     match listed {
         Ok(Ok(devices)) => Ok(Json(serde_json::to_value(devices).expect("own types serialise"))),
         Ok(Err(error)) => Err(Problem::unreachable(error.to_string())),

@@ -322,6 +322,19 @@ impl Attachment {
         }
     }
 
+    /// Credentials for the relays of all super nodes that hold a connection of this node, the one
+    /// in use first; those that mint none are left out.
+    pub async fn all_turn_credentials(&self) -> Vec<TurnCredentials> {
+        let asked = self.channels().into_iter().map(|channel| async move {
+            let kind = request::Kind::TurnCredentials(TurnCredentialsRequest {});
+            match channel.request(kind).await {
+                Ok(answer::Kind::TurnCredentials(credentials)) => Some(credentials),
+                _ => None,
+            }
+        });
+        futures::future::join_all(asked).await.into_iter().flatten().collect()
+    }
+
     /// Sends a request to the super node in use; if its connection breaks meanwhile, to the next.
     pub async fn request(&self, kind: request::Kind) -> Result<answer::Kind, TransportError> {
         let mut last = TransportError::Closed;

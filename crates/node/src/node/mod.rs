@@ -1,0 +1,402 @@
+//! The running node: what is started, in which order, and how it ends.
+//!
+//! ```text
+//!   profile ─▶ TLS ─▶ UDP port ─▶ [relay, listener, super node] ─▶ attachment
+//!                                                                   │
+//!   local API ◀── events ── calls ◀── peers ◀── splices ◀───────────┘
+//! ```
+//!
+//! Nothing is decided here: each part does its own work, and this module wires them together.
+
+mod finding;
+mod serving;
+mod status;
+mod upkeep;
+mod voice;
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use cooee_proto::{
+    call::{AutoAnswer, CallId, CallsConfig, Relation},
+    identity::{Invitation, UserName},
+};
+use serde_json::Value;
+use tokio::sync::{broadcast, mpsc, watch};
+
+use self::{finding::Finder, serving::Serving, voice::Voice};
+use crate::{
+    account::resolve,
+    api::types::{PlaceCall, Problem},
+    attachment::{Attachment, AttachmentConfig, UdpProber},
+    call::{CallService, CallServiceConfig, Relations, run_legs},
+    login_server::{random_seed, unix_now},
+    peer::{Peers, PeersConfig},
+    profile::{Profile, ProfileError},
+    settings::{AnswerMode, Settings},
+    transport::{Credentials, Dialer, Proxy, ProxyConfig, Tls, TransportError, Trust},
+    udp::{UdpConfig, UdpEndpoint, UdpError},
+};
+
+/// Events that wait for a slow reader of the local API; older ones are then left out.
+const EVENTS_MAX: usize = 512;
+
+/// Records that the local API lists.
+const RECORDS_LISTED: usize = 100;
+
+/// How long a shutdown may take to say goodbye.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// Why a node cannot start. Whatever had been started has been stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// The profile cannot be used.
+    #[error(transparent)]
+    Profile(#[from] ProfileError),
+    /// Nobody has registered or logged in here.
+    #[error(
+        "this profile has no account yet: `cooee register NAME --invitation LINK` makes one, \
+         `cooee login NAME --invitation LINK` uses one from another device"
+    )]
+    NoAccount,
+    /// The certificate no longer holds and could not be renewed.
+    #[error(
+        "the certificate of this device ended and cannot be renewed now ({0}): log in again with \
+         `cooee login NAME`, or check the clock"
+    )]
+    CertificateEnded(String),
+    /// The UDP port.
+    #[error("{0}; another port can be given with --port")]
+    Udp(#[from] UdpError),
+    /// The TCP port, or TLS.
+    #[error(transparent)]
+    Transport(#[from] TransportError),
+    /// The relay.
+    #[error(transparent)]
+    Relay(#[from] crate::relay::RelayError),
+    /// The call records.
+    #[error(transparent)]
+    Log(#[from] crate::call::LogError),
+    /// A setting makes no sense.
+    #[error("{key} = {value:?}: {problem}")]
+    Setting {
+        /// The setting.
+        key: &'static str,
+        /// Its value.
+        value: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+}
+
+/// What can be done to a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CallAction {
+    /// Accept a ringing call.
+    Answer,
+    /// Refuse a ringing call.
+    Decline,
+    /// End or cancel a call.
+    HangUp,
+    /// Put it on hold.
+    Hold,
+    /// Take it back.
+    Resume,
+    /// Send silence.
+    Mute,
+    /// Send the microphone again.
+    Unmute,
+    /// Press a key.
+    Dtmf(char),
+}
+
+/// A running node.
+pub struct Node {
+    profile: Profile,
+    settings: Settings,
+    invitation: Invitation,
+    tls: Arc<Tls>,
+    port: u16,
+    started: Instant,
+    events: broadcast::Sender<Value>,
+    ended: watch::Sender<bool>,
+    attachment: Option<Attachment>,
+    serving: Option<Serving>,
+    calls: Option<CallService>,
+    peers: Option<Peers>,
+    voice: Arc<Voice>,
+    facts: Mutex<Facts>,
+}
+
+/// What happened, for the status.
+#[derive(Debug, Default)]
+struct Facts {
+    login_ms: Option<u64>,
+    login_bytes: Option<u64>,
+    dialled: BTreeMap<CallId, Instant>,
+}
+
+/// Nobody is a buddy until the buddy list says so.
+struct Strangers;
+
+impl Relations for Strangers {
+    fn relation(&self, _user: &UserName) -> Relation {
+        Relation::Stranger
+    }
+}
+
+impl Node {
+    /// Starts a node on an open profile.
+    pub async fn start(profile: Profile, settings: Settings) -> Result<Arc<Self>, NodeError> {
+        let invitation = profile.invitation()?.ok_or(NodeError::NoAccount)?;
+        let certificate = profile.certificate()?.ok_or(NodeError::NoAccount)?;
+        let certificate = upkeep::fresh(&profile, &settings, certificate).await?;
+        let user = certificate.user().cloned();
+        let key = profile.device_key()?;
+        let own_key = key.public();
+        let trust = Trust::new(invitation.root);
+        let tls = Tls::new(trust, Credentials::new(key, certificate))?;
+        let dialer = Dialer::new(tls.clone(), settings.proxy()?);
+
+        let bind = settings.bind_address()?;
+        let endpoint = settings.open_udp(&profile, bind)?;
+        let port = endpoint.local_addresses().first().map_or(0, SocketAddr::port);
+        let serves = settings.serves(user.is_some());
+        let (serving, arrivals) =
+            Serving::start(&settings, &invitation, &endpoint, &dialer, (bind, port), serves).await?;
+
+        let (events, _) = broadcast::channel(EVENTS_MAX);
+        let voice = Arc::new(Voice::new(&settings)?);
+        let mut node = Self {
+            profile,
+            settings,
+            invitation,
+            tls: tls.clone(),
+            port,
+            started: Instant::now(),
+            events,
+            ended: watch::Sender::new(false),
+            attachment: None,
+            serving: Some(serving),
+            calls: None,
+            peers: None,
+            voice,
+            facts: Mutex::default(),
+        };
+        let mut incoming = None;
+        if let Some(user) = user {
+            let (attachment, came) = node.attach(dialer).await;
+            let finder = Finder::new(attachment.clone(), node.invitation.root.network_id());
+            let finder = Arc::new(finder);
+            let (peers, peer_events) = Peers::new(tls, finder.clone(), PeersConfig::default());
+            let (media, media_commands) = mpsc::channel(256);
+            let (media_sender, media_events) = mpsc::channel(256);
+            let (other_messages, mut others) = mpsc::channel(256);
+            tokio::spawn(run_legs(endpoint, node.voice.clone(), media_commands, media_sender));
+            finder.use_peers(&peers);
+            let calls = CallService::start(CallServiceConfig {
+                calls: node.calls_config(&user),
+                own: (user, own_key),
+                records: node.profile.path("calls.jsonl"),
+                look_up: finder,
+                relations: Arc::new(Strangers),
+                peers: peers.clone(),
+                peer_events,
+                other_messages,
+                media,
+                media_events,
+                seed: random_seed(),
+            })?;
+            tokio::spawn(async move {
+                while let Some((from, body)) = others.recv().await {
+                    tracing::debug!(user = %from.user, ?body, "not about a call");
+                }
+            });
+            incoming = Some(came);
+            node.attachment = Some(attachment);
+            node.calls = Some(calls);
+            node.peers = Some(peers);
+        }
+        let node = Arc::new(node);
+        upkeep::start(&node, incoming, arrivals);
+        Ok(node)
+    }
+
+    async fn attach(&self, dialer: Dialer) -> (Attachment, crate::attachment::Incoming) {
+        let bootstrap = resolve(&self.invitation.super_nodes).await;
+        let restored = self.profile.host_cache_file().restore(bootstrap, unix_now());
+        let config = AttachmentConfig {
+            race: cooee_proto::attachment::Config {
+                other_ports: !self.settings.loopback,
+                ..Default::default()
+            },
+            port_kind: restored.port_kind,
+            listening_port: Some(self.port),
+            prober: Arc::new(UdpProber),
+            seed: random_seed(),
+        };
+        Attachment::start(config, dialer, restored.host_cache)
+    }
+
+    fn calls_config(&self, user: &UserName) -> CallsConfig {
+        let auto_answer = match self.settings.answer {
+            AnswerMode::Ring => AutoAnswer::Never,
+            AnswerMode::Auto => AutoAnswer::Everybody(Duration::ZERO),
+        };
+        CallsConfig { auto_answer, display_name: user.to_string(), ..CallsConfig::default() }
+    }
+
+    fn facts(&self) -> MutexGuard<'_, Facts> {
+        self.facts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What happens from now on, as the local API tells it.
+    pub fn events(&self) -> broadcast::Receiver<Value> {
+        self.events.subscribe()
+    }
+
+    fn tell(&self, event: Value) {
+        // Without a reader there is nobody to tell.
+        let _ = self.events.send(event);
+    }
+
+    /// Reads a user name.
+    pub fn user_name(text: &str) -> Result<UserName, Problem> {
+        text.parse().map_err(|error| Problem::bad_request(format!("{text:?}: {error}")))
+    }
+
+    fn call_service(&self) -> Result<&CallService, Problem> {
+        let none = || Problem::refused("a dedicated super node places and takes no calls");
+        self.calls.as_ref().ok_or_else(none)
+    }
+
+    /// Calls a user.
+    pub async fn place_call(&self, place: PlaceCall) -> Result<Value, Problem> {
+        let to = Self::user_name(&place.to)?;
+        let sound = self.voice.choose(place.microphone, place.speaker)?;
+        let calls = self.call_service()?;
+        let dialled = Instant::now();
+        let call = calls.place(to).await.map_err(|error| Problem::refused(error.to_string()))?;
+        self.voice.use_for(call, sound);
+        self.facts().dialled.insert(call, dialled);
+        Ok(serde_json::json!({ "call": call }))
+    }
+
+    /// Does something to a call.
+    pub async fn act_on_call(&self, id: &str, action: CallAction) -> Result<(), Problem> {
+        let calls = self.call_service()?;
+        let call: CallId =
+            id.parse().map_err(|_| Problem::bad_request("a call is 32 hexadecimal digits"))?;
+        let done = match action {
+            CallAction::Answer => calls.answer(call).await,
+            CallAction::Decline | CallAction::HangUp => calls.hang_up(call).await,
+            CallAction::Hold => calls.hold(call).await,
+            CallAction::Resume => calls.resume(call).await,
+            CallAction::Mute => calls.mute(call, true).await,
+            CallAction::Unmute => calls.mute(call, false).await,
+            CallAction::Dtmf(digit) => calls.dtmf(call, digit).await,
+        };
+        done.map_err(|error| Problem::refused(error.to_string()))
+    }
+
+    /// Calls that are not over.
+    pub fn calls(&self) -> Value {
+        let list = self.calls.as_ref().map(CallService::list).unwrap_or_default();
+        serde_json::to_value(list).expect("own types serialise")
+    }
+
+    /// Records of past calls, the newest last.
+    pub fn records(&self) -> Value {
+        let records = self.calls.as_ref().map(|calls| calls.records(RECORDS_LISTED));
+        let mut records = records.unwrap_or_default();
+        records.reverse();
+        serde_json::to_value(records).expect("own types serialise")
+    }
+
+    /// Asks the node to end.
+    pub fn shut_down(&self) {
+        self.ended.send_replace(true);
+    }
+
+    /// Resolves when somebody has asked the node to end.
+    pub fn ended(&self) -> impl Future<Output = ()> + use<> {
+        let mut ended = self.ended.subscribe();
+        async move {
+            let _ = ended.wait_for(|ended| *ended).await;
+        }
+    }
+
+    /// Says goodbye to everybody and stops. Call it once, after [`Self::ended`].
+    pub async fn stop(&self) {
+        if let Some(calls) = &self.calls {
+            for call in calls.list() {
+                let _ = calls.hang_up(call.call).await;
+            }
+            let until = tokio::time::Instant::now() + FAREWELL;
+            while !calls.list().is_empty() && tokio::time::Instant::now() < until {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+        if let Some(peers) = &self.peers {
+            peers.close();
+        }
+        self.store_host_cache();
+        if let Some(attachment) = &self.attachment {
+            let _ = tokio::time::timeout(FAREWELL, attachment.stop()).await;
+        }
+        if let Some(serving) = &self.serving {
+            serving.drain(FAREWELL).await;
+        }
+    }
+
+    fn store_host_cache(&self) {
+        let Some(attachment) = &self.attachment else { return };
+        let (entries, port_kind) = attachment.to_store();
+        if let Err(error) = self.profile.host_cache_file().store(&entries, port_kind, None) {
+            tracing::warn!(%error, "the host cache cannot be stored");
+        }
+    }
+}
+
+impl Settings {
+    /// The proxy to use: the configured one, else the environment's.
+    pub fn proxy(&self) -> Result<ProxyConfig, NodeError> {
+        match &self.proxy {
+            Some(url) => Ok(ProxyConfig::fixed(Proxy::parse(url)?, "")),
+            None => Ok(ProxyConfig::from_environment(|name| std::env::var(name).ok())?),
+        }
+    }
+
+    fn bind_address(&self) -> Result<IpAddr, NodeError> {
+        self.bind.parse().map_err(|_| NodeError::Setting {
+            key: "bind",
+            value: self.bind.clone(),
+            problem: "an IP address is wanted, such as 0.0.0.0 or ::".to_owned(),
+        })
+    }
+
+    fn serves(&self, is_user: bool) -> bool {
+        match self.super_node {
+            crate::settings::SuperNodeRole::Always => true,
+            crate::settings::SuperNodeRole::Never => false,
+            crate::settings::SuperNodeRole::Auto => !is_user,
+        }
+    }
+
+    fn open_udp(&self, profile: &Profile, bind: IpAddr) -> Result<UdpEndpoint, NodeError> {
+        let port = match self.port {
+            Some(port) => port,
+            None => profile.port()?,
+        };
+        let config = if bind.is_unspecified() {
+            UdpConfig::any(port)
+        } else {
+            UdpConfig::at(SocketAddr::new(bind, port))
+        };
+        Ok(UdpEndpoint::bind(&config)?)
+    }
+}

@@ -1,0 +1,183 @@
+//! What a node does for others: relay, listener, super node. A node that serves nobody still
+//! listens, for direct connections of buddies.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use cooee_proto::{
+    control::addresses_to_wire,
+    identity::{Certificate, Invitation},
+    relay::{AddressBlock, PeerPolicy, RelayConfig},
+    wire::v1::TurnCredentials,
+};
+use tokio::sync::mpsc;
+
+use super::NodeError;
+use crate::{
+    account::resolve,
+    relay::{RelayHandle, RelayOptions},
+    settings::Settings,
+    super_node::{LocalDirectory, LocalSplice, SuperNode, SuperNodeConfig},
+    transport::{Accepted, Dialer, EndToEndStream, Listener, ListenerConfig, TurnAcceptor},
+    udp::UdpEndpoint,
+};
+
+/// How long TURN credentials are good for: longer than most calls; a standing allocation may be
+/// refreshed beyond it.
+const CREDENTIALS_LIFE: Duration = Duration::from_secs(6 * 3600);
+
+/// Ports that pass most firewalls (paper section II.A).
+const WELL_KNOWN_PORTS: [u16; 2] = [443, 80];
+
+/// What arrives without having been asked for.
+pub(super) struct Arrivals {
+    pub(super) splices: Option<mpsc::Receiver<LocalSplice>>,
+    pub(super) direct: mpsc::Receiver<Box<EndToEndStream>>,
+}
+
+/// The serving half of a node.
+pub(super) struct Serving {
+    pub(super) super_node: Option<SuperNode>,
+    pub(super) relay: Option<RelayHandle>,
+    pub(super) addresses: Vec<SocketAddr>,
+}
+
+impl Serving {
+    /// Starts listening and, if it `serves`, relay and super node.
+    pub(super) async fn start(
+        settings: &Settings,
+        invitation: &Invitation,
+        endpoint: &UdpEndpoint,
+        dialer: &Dialer,
+        (bind, port): (IpAddr, u16),
+        serves: bool,
+    ) -> Result<(Self, Arrivals), NodeError> {
+        let advertised = advertised(settings, bind, port)?;
+        let relay = if serves { Some(start_relay(settings, endpoint, &advertised)?) } else { None };
+        let mut listening = ListenerConfig::new(SocketAddr::new(bind, port));
+        if settings.well_known_ports && serves {
+            let others = WELL_KNOWN_PORTS.into_iter().filter(|other| *other != port);
+            listening.addresses.extend(others.map(|port| SocketAddr::new(bind, port)));
+        }
+        listening.turn = relay.clone().map(turn_acceptor);
+        listening.anonymous_allowed = serves;
+        let mut listener = Listener::bind(listening, dialer.tls().clone()).await?;
+        let addresses = listener.addresses().to_vec();
+        let (direct_sender, direct) = mpsc::channel(64);
+
+        let (super_node, splices) = if serves {
+            let config = super_node_config(settings, invitation, port, relay.clone()).await;
+            let directory = LocalDirectory::new(invitation.root.network_id());
+            let (super_node, splices) = SuperNode::start(config, dialer.clone(), directory);
+            let serving = super_node.clone();
+            tokio::spawn(async move { serving.serve_listener(listener, Some(direct_sender)).await });
+            (Some(super_node), Some(splices))
+        } else {
+            tokio::spawn(async move {
+                while let Some(accepted) = listener.accept().await {
+                    // A control connection would be somebody who takes us for a super node.
+                    if let Accepted::EndToEnd(stream) = accepted {
+                        let _ = direct_sender.try_send(stream);
+                    }
+                }
+            });
+            (None, None)
+        };
+        Ok((Self { super_node, relay, addresses }, Arrivals { splices, direct }))
+    }
+
+    /// Sends attached nodes elsewhere and waits, but no longer than `patience`.
+    pub(super) async fn drain(&self, patience: Duration) {
+        if let Some(super_node) = &self.super_node {
+            super_node.drain(patience).await;
+        }
+    }
+}
+
+/// Addresses under which others reach us: configured, else bound, else those of the interfaces.
+fn advertised(settings: &Settings, bind: IpAddr, port: u16) -> Result<Vec<SocketAddr>, NodeError> {
+    let configured: Result<Vec<IpAddr>, _> =
+        settings.advertise.iter().map(|text| text.parse()).collect();
+    let configured = configured.map_err(|_| NodeError::Setting {
+        key: "advertise",
+        value: settings.advertise.join(", "),
+        problem: "IP addresses are wanted".to_owned(),
+    })?;
+    let ips = match (configured.is_empty(), bind.is_unspecified()) {
+        (false, _) => configured,
+        (true, false) => vec![bind],
+        (true, true) => Vec::new(),
+    };
+    Ok(ips.into_iter().map(|ip| SocketAddr::new(ip, port)).collect())
+}
+
+fn start_relay(
+    settings: &Settings,
+    endpoint: &UdpEndpoint,
+    advertised: &[SocketAddr],
+) -> Result<RelayHandle, NodeError> {
+    let allowed: Result<Vec<AddressBlock>, _> =
+        settings.relay_to.iter().map(|text| text.parse()).collect();
+    let allowed = allowed.map_err(|error| NodeError::Setting {
+        key: "relay-to",
+        value: settings.relay_to.join(", "),
+        problem: error.to_string(),
+    })?;
+    let of_family = |ipv4| advertised.iter().map(SocketAddr::ip).find(|ip| ip.is_ipv4() == ipv4);
+    let config = RelayConfig {
+        budget_bytes_per_s: settings.relay_budget,
+        relayed_v4: of_family(true),
+        relayed_v6: of_family(false),
+        peers: PeerPolicy { allowed, refused: Vec::new() },
+        ..RelayConfig::default()
+    };
+    Ok(RelayHandle::start(endpoint, RelayOptions { config, bind_v4: None, bind_v6: None })?)
+}
+
+fn turn_acceptor(relay: RelayHandle) -> TurnAcceptor {
+    Arc::new(move |turn| {
+        let relay = relay.clone();
+        tokio::spawn(async move {
+            if let Err(error) = relay.serve_stream(turn.stream, turn.remote).await {
+                tracing::debug!(remote = %turn.remote, %error, "TURN stream ended");
+            }
+        });
+    })
+}
+
+async fn super_node_config(
+    settings: &Settings,
+    invitation: &Invitation,
+    port: u16,
+    relay: Option<RelayHandle>,
+) -> SuperNodeConfig {
+    let mint = relay.filter(|_| settings.relay_budget > 0).map(|relay| {
+        let source = move |node: &Certificate, listening: SocketAddr| {
+            let minted = relay.mint(node.node(), CREDENTIALS_LIFE);
+            Some(TurnCredentials {
+                username: minted.username,
+                password: minted.password,
+                realm: minted.realm,
+                expiry_unix_ms: minted.expires.0,
+                addresses: addresses_to_wire([listening]),
+            })
+        };
+        Arc::new(source) as crate::super_node::TurnCredentialSource
+    });
+    SuperNodeConfig {
+        listening_port: Some(port),
+        seeds: resolve(&invitation.super_nodes).await,
+        login_servers: resolve(&invitation.login_servers).await,
+        relay_budget_bytes_per_second: settings.relay_budget,
+        turn_credentials: mint,
+        ..SuperNodeConfig::default()
+    }
+}
+
+/// Seconds since `started`, for the status.
+pub(super) fn seconds_since(started: Instant) -> u64 {
+    started.elapsed().as_secs()
+}

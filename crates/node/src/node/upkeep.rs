@@ -1,0 +1,250 @@
+//! What goes on while a node runs: events are handed on, splices taken, certificates renewed,
+//! relays kept known, the host cache stored.
+
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use cooee_proto::{
+    attachment::{Status as Attached, Udp},
+    call::{CallEvent, CallPhase},
+    identity::{Certificate, RevocationList},
+};
+use serde_json::{Value, json};
+use tokio::{sync::broadcast::error::RecvError, time::sleep};
+
+use super::{Node, NodeError, serving::Arrivals, status::describe};
+use crate::{
+    account::{Account, AccountError},
+    attachment::{AttachmentEvent, Incoming},
+    call::CallNotice,
+    login_server::unix_now,
+    profile::Profile,
+    settings::Settings,
+    transport::{Credentials, alpn},
+};
+
+/// How often upkeep looks at the certificate and stores the host cache.
+const ROUND: Duration = Duration::from_secs(60);
+
+/// TURN credentials are asked for again after this: well within their life of hours.
+const RELAYS_EVERY: Duration = Duration::from_secs(1800);
+
+/// Failed requests for credentials are repeated after this.
+const RELAYS_RETRY: Duration = Duration::from_secs(2);
+
+/// A certificate that holds: the stored one, or a renewed one if its time is near.
+pub(super) async fn fresh(
+    profile: &Profile,
+    settings: &Settings,
+    certificate: Certificate,
+) -> Result<Certificate, NodeError> {
+    let now = unix_now();
+    if now < certificate.renew_at() {
+        return Ok(certificate);
+    }
+    let has_ended = now > certificate.not_after();
+    match renew(profile, settings).await {
+        Ok(certificate) => Ok(certificate),
+        Err(error) if has_ended => Err(NodeError::CertificateEnded(error.to_string())),
+        Err(error) => {
+            tracing::warn!(%error, "the certificate cannot be renewed yet; trying again later");
+            Ok(certificate)
+        }
+    }
+}
+
+async fn renew(profile: &Profile, settings: &Settings) -> Result<Certificate, AccountError> {
+    let proxy = settings.proxy().unwrap_or_default();
+    let account = Account::new(profile, None, proxy)?;
+    let held = RevocationList::empty(account.invitation().root.network_id());
+    Ok(account.renew(&held, &[]).await?.certificate)
+}
+
+/// Starts the tasks. They hold the node weakly and end with it.
+pub(super) fn start(node: &Arc<Node>, incoming: Option<Incoming>, arrivals: Arrivals) {
+    if let Some(incoming) = incoming {
+        tokio::spawn(take_splices(Arc::downgrade(node), incoming.splices));
+        tokio::spawn(hand_on_attachment(Arc::downgrade(node), incoming.events));
+        tokio::spawn(keep_relays(Arc::downgrade(node)));
+    }
+    if let Some(calls) = &node.calls {
+        tokio::spawn(hand_on_calls(Arc::downgrade(node), calls.subscribe()));
+    }
+    tokio::spawn(take_arrivals(Arc::downgrade(node), arrivals));
+    tokio::spawn(keep_up(Arc::downgrade(node)));
+}
+
+async fn take_splices(
+    node: Weak<Node>,
+    mut splices: tokio::sync::mpsc::Receiver<crate::attachment::IncomingSplice>,
+) {
+    while let Some(splice) = splices.recv().await {
+        let Some(node) = node.upgrade() else { return };
+        if let Some(peers) = &node.peers {
+            peers.accept_splice(splice.from, Box::new(splice.stream));
+        }
+    }
+}
+
+async fn take_arrivals(node: Weak<Node>, mut arrivals: Arrivals) {
+    loop {
+        let splice = async {
+            match arrivals.splices.as_mut() {
+                Some(splices) => splices.recv().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            splice = splice => {
+                let (Some(splice), Some(node)) = (splice, node.upgrade()) else { return };
+                if let Some(peers) = &node.peers {
+                    peers.accept_splice(splice.from, splice.stream);
+                }
+            }
+            direct = arrivals.direct.recv() => {
+                let (Some(direct), Some(node)) = (direct, node.upgrade()) else { return };
+                if let Some(peers) = &node.peers {
+                    peers.accept_direct(*direct);
+                }
+            }
+        }
+    }
+}
+
+async fn hand_on_attachment(
+    node: Weak<Node>,
+    mut events: tokio::sync::mpsc::Receiver<AttachmentEvent>,
+) {
+    while let Some(event) = events.recv().await {
+        let Some(node) = node.upgrade() else { return };
+        match event {
+            AttachmentEvent::StatusChanged(status) => {
+                let (state, detail) = describe(&status);
+                node.tell(json!({ "event": "state_changed", "state": state, "detail": detail }));
+            }
+            AttachmentEvent::Attached { observed_address, took, bytes, .. } => {
+                let login_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+                {
+                    let mut facts = node.facts();
+                    facts.login_ms = Some(login_ms);
+                    facts.login_bytes = Some(bytes);
+                }
+                publish(&node).await;
+                node.store_host_cache();
+                node.tell(json!({
+                    "event": "attached", "login_ms": login_ms, "login_bytes": bytes,
+                    "observed_address": observed_address,
+                }));
+            }
+            AttachmentEvent::SuperNodesChanged(_) => publish(&node).await,
+            AttachmentEvent::Notified { .. } => {}
+            AttachmentEvent::ClockDiffers { by } => {
+                node.tell(json!({ "event": "clock_differs", "by_ms": by.as_millis() as u64 }));
+            }
+        }
+    }
+}
+
+/// Makes this device findable through the super nodes that hold it now.
+async fn publish(node: &Node) {
+    let Some(attachment) = &node.attachment else { return };
+    if let Err(error) = attachment.publish(bytes::Bytes::new()).await {
+        tracing::warn!(%error, "this device could not be published");
+    }
+}
+
+async fn hand_on_calls(
+    node: Weak<Node>,
+    mut notices: tokio::sync::broadcast::Receiver<CallNotice>,
+) {
+    loop {
+        let notice = match notices.recv().await {
+            Ok(notice) => notice,
+            Err(RecvError::Lagged(missed)) => {
+                tracing::warn!(missed, "call events were missed");
+                continue;
+            }
+            Err(RecvError::Closed) => return,
+        };
+        let Some(node) = node.upgrade() else { return };
+        node.tell(call_event(&node, &notice));
+    }
+}
+
+/// The notice as JSON; changes of a call placed here say how long ago it was dialled.
+fn call_event(node: &Node, notice: &CallNotice) -> Value {
+    let mut event = serde_json::to_value(notice).expect("own types serialise");
+    match notice {
+        CallNotice::Event(CallEvent::Changed(summary)) => {
+            let mut facts = node.facts();
+            if let Some(dialled) = facts.dialled.get(&summary.call) {
+                event["since_dialled_ms"] = json!(dialled.elapsed().as_secs_f64() * 1000.0);
+            }
+            if summary.phase == CallPhase::Ended {
+                facts.dialled.remove(&summary.call);
+            }
+        }
+        CallNotice::Recorded { record, .. } => {
+            event["call"] = json!(record.call);
+            node.facts().dialled.remove(&record.call);
+        }
+        CallNotice::Event(_) => {}
+    }
+    event
+}
+
+/// Keeps the relays of the super nodes in use known, so that a call need not ask first.
+async fn keep_relays(node: Weak<Node>) {
+    loop {
+        let Some((attachment, mut status)) = node.upgrade().and_then(|node| {
+            let attachment = node.attachment.clone()?;
+            let status = attachment.status();
+            Some((attachment, status))
+        }) else {
+            return;
+        };
+        if attachment.attached().await.is_err() {
+            return;
+        }
+        let credentials = attachment.all_turn_credentials().await;
+        let is_known = !credentials.is_empty();
+        let udp_works = !matches!(
+            &*status.borrow_and_update(),
+            Attached::Attached { udp: Udp::Blocked, .. }
+        );
+        {
+            let Some(node) = node.upgrade() else { return };
+            let tls = node.tls.client_config(alpn::TURN, crate::transport::ExpectedPeer::Anybody);
+            node.voice.learn_relays(&credentials, udp_works, tls.ok());
+        }
+        let pause = if is_known { RELAYS_EVERY } else { RELAYS_RETRY };
+        tokio::select! {
+            () = sleep(pause) => {}
+            // Another super node, or the spare came or went.
+            changed = status.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
+async fn keep_up(node: Weak<Node>) {
+    loop {
+        sleep(ROUND).await;
+        let Some(node) = node.upgrade() else { return };
+        node.store_host_cache();
+        let current = node.tls.credentials().certificate;
+        if current.is_some_and(|certificate| unix_now() >= certificate.renew_at()) {
+            match renew(&node.profile, &node.settings).await {
+                Ok(certificate) => {
+                    let key = node.tls.credentials().key;
+                    let credentials = Credentials { key, certificate: Some(certificate) };
+                    if let Err(error) = node.tls.replace_credentials(credentials) {
+                        tracing::error!(%error, "the renewed certificate cannot be used");
+                    }
+                }
+                Err(error) => tracing::warn!(%error, "the certificate cannot be renewed yet"),
+            }
+        }
+    }
+}
