@@ -21,6 +21,24 @@ use crate::{
     transport::{ByteStream, Credentials, Dialer, ProxyConfig, Tls, TransportError, Trust},
 };
 
+/// This program's version, as the login server is told.
+const PROGRAM_VERSION: u64 = program_version(
+    part(env!("CARGO_PKG_VERSION_MAJOR")),
+    part(env!("CARGO_PKG_VERSION_MINOR")),
+    part(env!("CARGO_PKG_VERSION_PATCH")),
+);
+
+/// Reads a decimal number when the program is compiled.
+const fn part(digits: &str) -> u16 {
+    let digits = digits.as_bytes();
+    let (mut value, mut at) = (0, 0);
+    while at < digits.len() {
+        value = value * 10 + (digits[at] - b'0') as u16;
+        at += 1;
+    }
+    value
+}
+
 /// Why an account cannot be had or used. The profile is as it was.
 #[derive(Debug, thiserror::Error)]
 pub enum AccountError {
@@ -157,7 +175,7 @@ impl<'p> Account<'p> {
                 .await
                 .map_err(AccountError::Unreachable)?;
         let config = ClientConfig::new(self.invitation.root);
-        let client = LoginClient::connect(stream, config, program_version()).await?;
+        let client = LoginClient::connect(stream, config, PROGRAM_VERSION).await?;
         Ok(LoginLine { client, through })
     }
 
