@@ -13,13 +13,13 @@ use crate::failure::{Failure, FailureKind};
 
 /// A connection to the node of one profile.
 #[derive(Debug, Clone)]
-pub struct Client {
+pub(crate) struct Client {
     access: Access,
     http: reqwest::Client,
 }
 
 /// What the node tells as it happens.
-pub struct Events {
+pub(crate) struct Events {
     socket: tokio_tungstenite::WebSocketStream<
         tokio_tungstenite::MaybeTlsStream<tokio::net::TcpStream>,
     >,
@@ -27,7 +27,7 @@ pub struct Events {
 
 impl Client {
     /// Finds the running node of `profile`.
-    pub fn of_profile(profile: &Path) -> Result<Self> {
+    pub(crate) fn of_profile(profile: &Path) -> Result<Self> {
         let path = profile.join("api.json");
         let Ok(text) = std::fs::read_to_string(&path) else { return Err(not_running(profile)) };
         let access = serde_json::from_str(&text)
@@ -37,17 +37,17 @@ impl Client {
     }
 
     /// Where the API listens, and the page with it.
-    pub fn access(&self) -> &Access {
+    pub(crate) fn access(&self) -> &Access {
         &self.access
     }
 
     /// `GET` of a JSON object.
-    pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
+    pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
         self.finish(self.http.get(self.url(path))).await
     }
 
     /// `POST` of `body`; the answer as JSON.
-    pub async fn post<T: DeserializeOwned>(
+    pub(crate) async fn post<T: DeserializeOwned>(
         &self,
         path: &str,
         body: &(impl Serialize + Sync),
@@ -56,12 +56,12 @@ impl Client {
     }
 
     /// `DELETE`.
-    pub async fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
+    pub(crate) async fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
         self.finish(self.http.delete(self.url(path))).await
     }
 
     /// Follows what happens from now on.
-    pub async fn events(&self) -> Result<Events> {
+    pub(crate) async fn events(&self) -> Result<Events> {
         let url = format!("ws://{}/v1/events", self.access.address);
         let mut request = url.into_client_request()?;
         let bearer = format!("Bearer {}", self.access.token).parse()?;
@@ -105,7 +105,7 @@ impl Client {
 
 impl Events {
     /// The next event; `None` when the node has ended.
-    pub async fn next(&mut self) -> Result<Option<Value>> {
+    pub(crate) async fn next(&mut self) -> Result<Option<Value>> {
         while let Some(message) = self.socket.next().await {
             match message {
                 Ok(Message::Text(text)) => return Ok(Some(serde_json::from_str(&text)?)),

@@ -14,7 +14,7 @@ use std::{fmt, process::ExitCode};
 
 /// Kinds of failure with an exit code of their own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FailureKind {
+pub(crate) enum FailureKind {
     /// No node runs here, or the network cannot be reached.
     Unreachable,
     /// The other side said no.
@@ -25,16 +25,16 @@ pub enum FailureKind {
 
 /// A failure with an exit code of its own; anything else exits with 1.
 #[derive(Debug)]
-pub struct Failure {
+pub(crate) struct Failure {
     /// Decides the exit code.
-    pub kind: FailureKind,
+    pub(crate) kind: FailureKind,
     /// What happened and what to do.
-    pub message: String,
+    pub(crate) message: String,
 }
 
 impl Failure {
     /// A failure of `kind`.
-    pub fn new(kind: FailureKind, message: impl Into<String>) -> Self {
+    pub(crate) fn new(kind: FailureKind, message: impl Into<String>) -> Self {
         Self { kind, message: message.into() }
     }
 }
@@ -48,7 +48,7 @@ impl fmt::Display for Failure {
 impl std::error::Error for Failure {}
 
 /// The exit code for an error that reached `main`.
-pub fn exit_code(error: &anyhow::Error) -> ExitCode {
+pub(crate) fn exit_code(error: &anyhow::Error) -> ExitCode {
     ExitCode::from(match error.downcast_ref::<Failure>().map(|failure| failure.kind) {
         Some(FailureKind::Unreachable) => 3,
         Some(FailureKind::Refused) => 4,

@@ -5,20 +5,34 @@
 
 #![forbid(unsafe_code)]
 
+mod client;
+mod commands;
 mod failure;
 mod login_server;
 mod output;
+mod profile;
 mod signals;
 
-use std::process::ExitCode;
+use std::{io, process::ExitCode};
 
-use clap::{Parser, Subcommand};
+use anyhow::{Context, Result};
+use clap::{Args, Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
 
-use crate::output::Output;
+use crate::{
+    client::Client,
+    commands::{account, call, status, talk, up},
+    output::Output,
+    profile::ProfileArgs,
+};
 
 /// A telephone network with no telephone company.
 #[derive(Debug, Parser)]
 #[command(version, propagate_version = true, subcommand_required = true, max_term_width = 100)]
+#[command(after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 no node or network, \
+4 refused, 5 call not taken.
+Logs go to standard error; COOEE_LOG sets what is logged (error, warn, info, debug, or
+module=level).")]
 struct Cli {
     /// Print JSON, one object a line, instead of sentences
     #[arg(long, global = true)]
@@ -29,6 +43,46 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Register a new user with this device
+    Register(account::AccountArgs),
+    /// Use an account on this device too
+    Login(account::AccountArgs),
+    /// Run the node: be reachable, call and be called
+    Up(up::NodeArgs),
+    /// Run the echo user, who answers and plays back what it hears
+    Echo(up::NodeArgs),
+    /// Run a dedicated super node
+    SuperNode(up::SuperNodeArgs),
+    /// End the running node
+    Down(ProfileArgs),
+    /// Show how the running node is doing
+    Status(ProfileArgs),
+    /// Print what happens, as it happens
+    Events(ProfileArgs),
+    /// List microphones and speakers
+    Devices,
+    /// Call somebody and stay until the call is over
+    Call(Run<call::CallArgs>),
+    /// Answer the ringing call
+    Answer(Run<talk::WhichArgs>),
+    /// Decline the ringing call
+    Decline(Run<talk::WhichArgs>),
+    /// End a call
+    HangUp(Run<talk::WhichArgs>),
+    /// Put a call on hold
+    Hold(Run<talk::WhichArgs>),
+    /// Take a call back from hold
+    Resume(Run<talk::WhichArgs>),
+    /// Send silence instead of the microphone
+    Mute(Run<talk::WhichArgs>),
+    /// Send the microphone again
+    Unmute(Run<talk::WhichArgs>),
+    /// Press keys in a call
+    Dtmf(Run<talk::DtmfArgs>),
+    /// List the calls that are not over
+    Calls(ProfileArgs),
+    /// List the records of past calls
+    Records(ProfileArgs),
     /// Rebuild networks with real NATs on this machine and measure what happens in them
     #[command(subcommand)]
     Lab(cooee_lab::cli::LabCommand),
@@ -39,9 +93,20 @@ enum Command {
     LoginServer(login_server::LoginServerCommand),
 }
 
+/// A command to the running node of a profile.
+#[derive(Debug, Args)]
+struct Run<T: Args> {
+    #[command(flatten)]
+    arguments: T,
+    #[command(flatten)]
+    profile: ProfileArgs,
+}
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let output = Output::new(cli.json);
+    let filter = EnvFilter::try_from_env("COOEE_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).init();
     match run(cli.command, output) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -51,10 +116,48 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(command: Command, output: Output) -> anyhow::Result<()> {
+fn run(command: Command, output: Output) -> Result<()> {
     match command {
         Command::Lab(command) => cooee_lab::cli::run(command, output.json),
         Command::Sim(command) => Ok(cooee_sim::cli::run(&command, output.json)?),
         Command::LoginServer(command) => login_server::run(command, output),
+        command => tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .build()
+            .context("cannot start")?
+            .block_on(run_async(command, output)),
     }
+}
+
+async fn run_async(command: Command, output: Output) -> Result<()> {
+    let act = async |run: Run<talk::WhichArgs>, action: &str, done: &str| {
+        talk::act(&run.arguments, action, done, &client(&run.profile)?, output).await
+    };
+    match command {
+        Command::Register(arguments) => account::register(arguments, output).await,
+        Command::Login(arguments) => account::login(arguments, output).await,
+        Command::Up(arguments) => up::up(arguments, output).await,
+        Command::Echo(arguments) => up::echo(arguments, output).await,
+        Command::SuperNode(arguments) => up::super_node(arguments, output).await,
+        Command::Down(profile) => status::down(&client(&profile)?, output).await,
+        Command::Status(profile) => status::status(&client(&profile)?, output).await,
+        Command::Events(profile) => status::events(&client(&profile)?).await,
+        Command::Devices => status::devices(output).await,
+        Command::Call(run) => call::run(run.arguments, &client(&run.profile)?, output).await,
+        Command::Answer(run) => act(run, "answer", "answered").await,
+        Command::Decline(run) => act(run, "decline", "declined").await,
+        Command::HangUp(run) => act(run, "hang-up", "hung up").await,
+        Command::Hold(run) => act(run, "hold", "on hold").await,
+        Command::Resume(run) => act(run, "resume", "resumed").await,
+        Command::Mute(run) => act(run, "mute", "muted").await,
+        Command::Unmute(run) => act(run, "unmute", "unmuted").await,
+        Command::Dtmf(run) => talk::dtmf(run.arguments, &client(&run.profile)?, output).await,
+        Command::Calls(profile) => talk::list(&client(&profile)?, output).await,
+        Command::Records(profile) => talk::records(&client(&profile)?, output).await,
+        Command::Lab(_) | Command::Sim(_) | Command::LoginServer(_) => unreachable!("handled without a runtime"),
+    }
+}
+
+fn client(profile: &ProfileArgs) -> Result<Client> {
+    Client::of_profile(&profile.directory()?)
 }

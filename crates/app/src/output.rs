@@ -9,21 +9,21 @@ use serde::Serialize;
 
 /// Where and how results are printed.
 #[derive(Debug, Clone, Copy)]
-pub struct Output {
+pub(crate) struct Output {
     /// `--json`: machine-readable.
-    pub json: bool,
+    pub(crate) json: bool,
     colour: bool,
 }
 
 impl Output {
     /// Decides on colour from the terminal and `NO_COLOR`.
-    pub fn new(json: bool) -> Self {
+    pub(crate) fn new(json: bool) -> Self {
         let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         Self { json, colour: !json && !refused && io::stdout().is_terminal() }
     }
 
     /// A result: `object` for scripts, `sentence` for people.
-    pub fn result(self, object: &impl Serialize, sentence: impl Display) {
+    pub(crate) fn result(self, object: &impl Serialize, sentence: impl Display) {
         if self.json {
             self.json_line(object);
         } else {
@@ -32,7 +32,7 @@ impl Output {
     }
 
     /// One JSON object on a line of its own, in JSON mode only.
-    pub fn json_line(self, object: &impl Serialize) {
+    pub(crate) fn json_line(self, object: &impl Serialize) {
         if self.json {
             let line = serde_json::to_string(object).expect("own types serialise");
             print_line(&line);
@@ -40,31 +40,31 @@ impl Output {
     }
 
     /// A line for people; nothing in JSON mode.
-    pub fn line(self, sentence: impl Display) {
+    pub(crate) fn line(self, sentence: impl Display) {
         if !self.json {
             print_line(&sentence.to_string());
         }
     }
 
     /// A progress note for people, on standard error so that results can be piped.
-    pub fn note(self, sentence: impl Display) {
+    pub(crate) fn note(self, sentence: impl Display) {
         if !self.json {
             let _ = writeln!(io::stderr(), "{sentence}");
         }
     }
 
     /// `text` in bold where colour is wanted.
-    pub fn bold(self, text: impl Display) -> String {
+    pub(crate) fn bold(self, text: impl Display) -> String {
         self.paint("1", text)
     }
 
     /// `text` in green where colour is wanted.
-    pub fn good(self, text: impl Display) -> String {
+    pub(crate) fn good(self, text: impl Display) -> String {
         self.paint("32", text)
     }
 
     /// `text` in red where colour is wanted.
-    pub fn bad(self, text: impl Display) -> String {
+    pub(crate) fn bad(self, text: impl Display) -> String {
         self.paint("31", text)
     }
 

@@ -170,10 +170,9 @@ impl<'p> Account<'p> {
         let now = crate::login_server::unix_now();
         let known = self.profile.host_cache_file().restore(Vec::new(), now).host_cache;
         super_nodes.extend(known.entries().map(|entry| entry.address));
-        let LoginPath { stream, through } =
-            open_login_path(&dialer, &login_servers, &super_nodes)
-                .await
-                .map_err(AccountError::Unreachable)?;
+        let LoginPath { stream, through } = open_login_path(&dialer, &login_servers, &super_nodes)
+            .await
+            .map_err(AccountError::Unreachable)?;
         let config = ClientConfig::new(self.invitation.root);
         let client = LoginClient::connect(stream, config, PROGRAM_VERSION).await?;
         Ok(LoginLine { client, through })

@@ -20,7 +20,7 @@ use crate::{
   cooee call bob                  talk until one of you hangs up (Ctrl-C hangs up)
   cooee call echo --for 10        talk to the echo user for ten seconds
   cooee call bob --microphone wav:question.wav --speaker wav:answer.wav")]
-pub struct CallArgs {
+pub(crate) struct CallArgs {
     /// Whom to call
     name: String,
     /// Hang up after this many seconds of talk
@@ -40,7 +40,7 @@ fn seconds(text: &str) -> Result<Duration, String> {
 }
 
 /// Places a call and stays with it until it ends.
-pub async fn run(arguments: CallArgs, client: &Client, output: Output) -> Result<()> {
+pub(crate) async fn run(arguments: CallArgs, client: &Client, output: Output) -> Result<()> {
     let mut events = client.events().await?;
     let place = PlaceCall {
         to: arguments.name.clone(),
@@ -143,7 +143,7 @@ impl Follow<'_> {
 }
 
 /// A call record in a few lines.
-pub fn describe_record(record: &Value) -> String {
+pub(crate) fn describe_record(record: &Value) -> String {
     let text = |key: &str| record[key].as_str().unwrap_or("-").replace('_', " ");
     let mut lines = format!("call with {}: {}", text("user"), text("reason"));
     if let Some(media) = record["media"].as_object() {

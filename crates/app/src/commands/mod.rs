@@ -1,8 +1,7 @@
 //! The subcommands, one file for each family.
 
-pub mod account;
-pub mod call;
-pub mod people;
-pub mod status;
-pub mod talk;
-pub mod up;
+pub(crate) mod account;
+pub(crate) mod call;
+pub(crate) mod status;
+pub(crate) mod talk;
+pub(crate) mod up;

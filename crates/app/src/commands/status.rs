@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::{client::Client, output::Output, signals};
 
 /// Shows how the node is doing.
-pub async fn status(client: &Client, output: Output) -> Result<()> {
+pub(crate) async fn status(client: &Client, output: Output) -> Result<()> {
     let status: Status = client.get("/v1/status").await?;
     output.json_line(&status);
     let mark = if status.state == "attached" {
@@ -32,19 +32,19 @@ pub async fn status(client: &Client, output: Output) -> Result<()> {
 }
 
 /// Lists microphones and speakers.
-pub async fn devices(output: Output) -> Result<()> {
-    let devices = tokio::task::spawn_blocking(cooee_node::audio::devices).await??;
+pub(crate) async fn devices(output: Output) -> Result<()> {
+    let devices = tokio::task::spawn_blocking(cooee_node::audio::list_devices).await??;
     if devices.is_empty() {
         output.line("the sound server has no devices");
     }
     for device in &devices {
-        output.result(device, device.to_string());
+        output.result(device, format!("{device:?}"));
     }
     Ok(())
 }
 
 /// Prints what happens as it happens, one JSON object a line.
-pub async fn events(client: &Client) -> Result<()> {
+pub(crate) async fn events(client: &Client) -> Result<()> {
     let mut events = client.events().await?;
     let output = Output::new(true);
     loop {
@@ -59,7 +59,7 @@ pub async fn events(client: &Client) -> Result<()> {
 }
 
 /// Ends the running node.
-pub async fn down(client: &Client, output: Output) -> Result<()> {
+pub(crate) async fn down(client: &Client, output: Output) -> Result<()> {
     let answer: Value = client.post("/v1/shut-down", &json!({})).await?;
     output.result(&answer, "the node ends");
     Ok(())

@@ -9,7 +9,7 @@ use crate::{client::Client, commands::call::describe_record, output::Output};
 
 /// A call named by its id, or the only one there is.
 #[derive(Debug, clap::Args)]
-pub struct WhichArgs {
+pub(crate) struct WhichArgs {
     /// Id of the call or its first letters; not needed when there is only one
     #[arg(long, value_name = "ID")]
     call: Option<String>,
@@ -17,7 +17,7 @@ pub struct WhichArgs {
 
 /// `cooee dtmf`.
 #[derive(Debug, clap::Args)]
-pub struct DtmfArgs {
+pub(crate) struct DtmfArgs {
     /// Keys to press: 0-9, *, #, A-D
     digits: String,
     #[command(flatten)]
@@ -25,7 +25,7 @@ pub struct DtmfArgs {
 }
 
 /// Does `action` (a path of the local API) to the call meant.
-pub async fn act(
+pub(crate) async fn act(
     which: &WhichArgs,
     action: &str,
     done: &str,
@@ -39,7 +39,7 @@ pub async fn act(
 }
 
 /// Presses keys.
-pub async fn dtmf(arguments: DtmfArgs, client: &Client, output: Output) -> Result<()> {
+pub(crate) async fn dtmf(arguments: DtmfArgs, client: &Client, output: Output) -> Result<()> {
     let id = find(&arguments.which, client).await?;
     let digits = Digits { digits: arguments.digits };
     let answer: Value = client.post(&format!("/v1/calls/{id}/dtmf"), &digits).await?;
@@ -48,7 +48,7 @@ pub async fn dtmf(arguments: DtmfArgs, client: &Client, output: Output) -> Resul
 }
 
 /// Lists the calls that are not over.
-pub async fn list(client: &Client, output: Output) -> Result<()> {
+pub(crate) async fn list(client: &Client, output: Output) -> Result<()> {
     let calls: Vec<Value> = client.get("/v1/calls").await?;
     if calls.is_empty() {
         output.line("no call");
@@ -62,7 +62,7 @@ pub async fn list(client: &Client, output: Output) -> Result<()> {
 }
 
 /// Lists the records of past calls, the newest last.
-pub async fn records(client: &Client, output: Output) -> Result<()> {
+pub(crate) async fn records(client: &Client, output: Output) -> Result<()> {
     let records: Vec<Value> = client.get("/v1/records").await?;
     if records.is_empty() {
         output.line("no call yet");

@@ -112,11 +112,8 @@ async fn status(State(served): State<Served>) -> Json<Status> {
 
 async fn ready(State(served): State<Served>) -> Response {
     let status = served.node.status();
-    let code = if status.state == "attached" {
-        StatusCode::OK
-    } else {
-        StatusCode::SERVICE_UNAVAILABLE
-    };
+    let code =
+        if status.state == "attached" { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (code, status.state).into_response()
 }
 

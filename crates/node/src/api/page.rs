@@ -22,7 +22,8 @@ pub(super) fn routes() -> Router<Served> {
 }
 
 async fn index() -> Response {
-    let headers = [(header::CONTENT_SECURITY_POLICY, POLICY), (header::REFERRER_POLICY, "no-referrer")];
+    let headers =
+        [(header::CONTENT_SECURITY_POLICY, POLICY), (header::REFERRER_POLICY, "no-referrer")];
     (headers, Html(include_str!("page/index.html"))).into_response()
 }
 

@@ -167,7 +167,8 @@ impl Node {
         let port = endpoint.local_addresses().first().map_or(0, SocketAddr::port);
         let serves = settings.serves(user.is_some());
         let (serving, arrivals) =
-            Serving::start(&settings, &invitation, &endpoint, &dialer, (bind, port), serves).await?;
+            Serving::start(&settings, &invitation, &endpoint, &dialer, (bind, port), serves)
+                .await?;
 
         let (events, _) = broadcast::channel(EVENTS_MAX);
         let voice = Arc::new(Voice::new(&settings)?);

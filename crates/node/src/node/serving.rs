@@ -73,7 +73,9 @@ impl Serving {
             let directory = LocalDirectory::new(invitation.root.network_id());
             let (super_node, splices) = SuperNode::start(config, dialer.clone(), directory);
             let serving = super_node.clone();
-            tokio::spawn(async move { serving.serve_listener(listener, Some(direct_sender)).await });
+            tokio::spawn(
+                async move { serving.serve_listener(listener, Some(direct_sender)).await },
+            );
             (Some(super_node), Some(splices))
         } else {
             tokio::spawn(async move {

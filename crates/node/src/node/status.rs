@@ -12,7 +12,7 @@ fn page_bytes() -> u64 {
 }
 
 /// Resident memory of this process in MiB; 0 where the system does not tell.
-pub fn resident_mib() -> f64 {
+pub(super) fn resident_mib() -> f64 {
     let text = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
     let pages: u64 = text.split(' ').nth(1).and_then(|word| word.parse().ok()).unwrap_or(0);
     (pages * page_bytes()) as f64 / (1024.0 * 1024.0)

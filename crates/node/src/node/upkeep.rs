@@ -210,10 +210,8 @@ async fn keep_relays(node: Weak<Node>) {
         }
         let credentials = attachment.all_turn_credentials().await;
         let is_known = !credentials.is_empty();
-        let udp_works = !matches!(
-            &*status.borrow_and_update(),
-            Attached::Attached { udp: Udp::Blocked, .. }
-        );
+        let udp_works =
+            !matches!(&*status.borrow_and_update(), Attached::Attached { udp: Udp::Blocked, .. });
         {
             let Some(node) = node.upgrade() else { return };
             let tls = node.tls.client_config(alpn::TURN, crate::transport::ExpectedPeer::Anybody);
