@@ -120,6 +120,8 @@ pub struct Node {
     settings: Settings,
     invitation: Invitation,
     tls: Arc<Tls>,
+    /// The port closes with its last handle: it stays open as long as the node runs.
+    endpoint: UdpEndpoint,
     port: u16,
     started: Instant,
     events: broadcast::Sender<Value>,
@@ -177,6 +179,7 @@ impl Node {
             settings,
             invitation,
             tls: tls.clone(),
+            endpoint: endpoint.clone(),
             port,
             started: Instant::now(),
             events,

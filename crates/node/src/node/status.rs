@@ -66,6 +66,10 @@ impl Node {
         let calls = Gauge::<i64>::default();
         calls.set(self.calls.as_ref().map_or(0, |calls| calls.list().len()) as i64);
         registry.register("calls", "Calls that are not over", calls);
+        let counts = self.endpoint.counts();
+        let dropped = Gauge::<i64>::default();
+        dropped.set(i64::try_from(counts.unclaimed_dropped).unwrap_or(i64::MAX));
+        registry.register("udp_unclaimed", "Datagrams that nobody here expected", dropped);
         if let Some(serving) = &self.serving {
             if let Some(super_node) = &serving.super_node {
                 super_node.metrics().register(registry.sub_registry_with_prefix("super_node"));
