@@ -33,8 +33,10 @@ pub struct OngoingCall {
 pub struct CallReport {
     /// From dialling until it rang, as the caller's node saw it.
     pub ring_ms: Option<f64>,
-    /// From dialling until both could talk.
+    /// From dialling until it was answered.
     pub setup_ms: Option<f64>,
+    /// From dialling until the caller's node had a voice path.
+    pub voice_ms: Option<f64>,
     /// The call record.
     pub record: Value,
 }
@@ -77,11 +79,15 @@ impl OngoingCall {
     /// Waits until the caller has hung up.
     pub fn finish(mut self) -> Result<CallReport> {
         let patience = self.talk + END_PATIENCE;
+        let mut voice_ms = None;
         let record = self.process.wait_for("call record", patience, |line| {
+            if line["event"] == "media_established" {
+                voice_ms = voice_ms.or(line["since_dialled_ms"].as_f64());
+            }
             (line["event"] == "recorded").then(|| line["record"].clone())
         })?;
         let status = self.process.wait(END_PATIENCE).context("cooee call does not end")?;
         anyhow::ensure!(status.success(), "cooee call ended with {status}");
-        Ok(CallReport { ring_ms: self.ring_ms, setup_ms: self.setup_ms, record })
+        Ok(CallReport { ring_ms: self.ring_ms, setup_ms: self.setup_ms, voice_ms, record })
     }
 }

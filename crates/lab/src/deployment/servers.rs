@@ -7,7 +7,13 @@ use anyhow::{Context, Result};
 use super::{Deployment, READY_PATIENCE};
 
 /// Port of the login server in a deployment whose hosts have addresses of their own.
-const LOGIN_SERVER_PORT: u16 = 4433;
+const LOGIN_SERVER_PORT: u16 = 33033;
+
+/// Attempts that one address may make at once: all users may share one.
+const ADDRESS_BURST: &str = "10000";
+
+/// The laboratory's "public" addresses, to which a relay would not send otherwise (RFC 2544).
+const LAB_BLOCK: &str = "198.18.0.0/15";
 
 impl Deployment<'_> {
     pub(super) fn init_login_server(&mut self) -> Result<()> {
@@ -17,14 +23,14 @@ impl Deployment<'_> {
         let port = if ip.is_loopback() { free_port(ip)? } else { LOGIN_SERVER_PORT };
         let address = SocketAddr::new(ip, port).to_string();
         let folder = self.path("login-server")?;
-        let init = ["login-server", "init", "--directory", &folder, "--address", &address];
+        let init = ["login-server", "init", "--dir", &folder, "--advertise", &address];
         self.command(&host, &[&init[..], &["--listen", &address]].concat())?;
         Ok(())
     }
 
     pub(super) fn start_login_server(&mut self) -> Result<()> {
         let folder = self.path("login-server")?;
-        let arguments = ["login-server", "run", "--directory", &folder];
+        let arguments = ["login-server", "run", "--dir", &folder, "--address-burst", ADDRESS_BURST];
         let mut server = self.daemon("login-server", &self.plan.login_server, &arguments)?;
         server.wait_for("listening", READY_PATIENCE, |line| {
             (line["event"] == "listening").then_some(())
@@ -41,10 +47,8 @@ impl Deployment<'_> {
     /// The network's invitation, as the login server knows it now.
     pub(super) fn invite(&self) -> Result<String> {
         let folder = self.path("login-server")?;
-        let answer = self.command(
-            &self.plan.login_server,
-            &["login-server", "invite", "--directory", &folder],
-        )?;
+        let answer =
+            self.command(&self.plan.login_server, &["login-server", "invite", "--dir", &folder])?;
         let invitation = answer["invitation"].as_str().context("an invitation is printed")?;
         Ok(invitation.to_owned())
     }
@@ -52,13 +56,13 @@ impl Deployment<'_> {
     pub(super) fn start_super_node(&mut self, index: usize) -> Result<()> {
         let host = self.plan.super_nodes[index].clone();
         let folder = self.path("login-server")?;
-        let token = self
-            .command(&self.plan.login_server, &["login-server", "enrol", "--directory", &folder])?;
+        let enrol = ["login-server", "enrol-token", "--dir", &folder];
+        let token = self.command(&self.plan.login_server, &enrol)?;
         let token = token["token"].as_str().context("a token is printed")?.to_owned();
         let profile = self.path(&format!("super-node-{}", index + 1))?;
         let address = self.address(&host)?;
         let mut arguments = vec!["super-node", "--profile-dir", &profile, "--enrol", &token];
-        arguments.extend(["--invitation", &self.invitation, "--address", &address]);
+        arguments.extend(["--invitation", &self.invitation, "--advertise", &address]);
         let port = self.plan.super_node_port.map(|port| port.to_string());
         if let Some(port) = &port {
             arguments.extend(["--port", port]);
@@ -66,8 +70,10 @@ impl Deployment<'_> {
         if !self.plan.well_known_ports {
             arguments.push("--no-well-known-ports");
         }
-        if self.ground.is_this_machine() {
-            arguments.push("--allow-private-peers");
+        let is_this_machine = self.ground.is_this_machine();
+        arguments.extend(["--relay-to", if is_this_machine { "127.0.0.0/8" } else { LAB_BLOCK }]);
+        if is_this_machine {
+            arguments.extend(["--bind", &address, "--loopback"]);
         }
         let mut daemon = self.daemon(&format!("super-node-{}", index + 1), &host, &arguments)?;
         let port = daemon.wait_for("listening", READY_PATIENCE, |line| {

@@ -135,18 +135,22 @@ fn start_node(
         arguments.extend(["--microphone", microphone]);
     }
     let (mouth, ear) = (deployment.path(&format!("{name}-mouth.wav"))?, format!("{name}-ear.wav"));
-    let speaker = if options.records {
+    let speaker = if options.records && !options.echoes {
         arguments.extend(["--mouth-recording", &mouth]);
         format!("wav:{}", deployment.path(&ear)?)
     } else {
         "null".to_owned()
     };
+    // Without a device named, tests and laboratories must not open the machine's own.
+    if options.microphone.is_none() {
+        arguments.extend(["--microphone", "tone:440"]);
+    }
     arguments.extend(["--speaker", &speaker]);
     if let Some(proxy) = &options.proxy {
         arguments.extend(["--proxy", proxy]);
     }
     if deployment.ground.is_this_machine() {
-        arguments.push("--allow-private-peers");
+        arguments.extend(["--bind", "127.0.0.1", "--loopback"]);
     }
     arguments.extend(options.more.iter().map(String::as_str));
     let mut node = deployment.daemon(name, host, &arguments)?;

@@ -190,6 +190,11 @@ fn call_event(node: &Node, notice: &CallNotice) -> Value {
             event["call"] = json!(record.call);
             node.facts().dialled.remove(&record.call);
         }
+        CallNotice::Event(CallEvent::MediaEstablished { call }) => {
+            if let Some(dialled) = node.facts().dialled.get(call) {
+                event["since_dialled_ms"] = json!(dialled.elapsed().as_secs_f64() * 1000.0);
+            }
+        }
         CallNotice::Event(_) => {}
     }
     event
