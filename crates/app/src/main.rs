@@ -7,6 +7,7 @@
 
 mod client;
 mod commands;
+mod demo;
 mod failure;
 mod login_server;
 mod output;
@@ -43,6 +44,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Run a whole network on this machine, two users and a call, and measure it
+    Demo(demo::DemoArgs),
     /// Register a new user with this device
     Register(account::AccountArgs),
     /// Use an account on this device too
@@ -118,6 +121,7 @@ fn main() -> ExitCode {
 
 fn run(command: Command, output: Output) -> Result<()> {
     match command {
+        Command::Demo(arguments) => demo::run(&arguments, output),
         Command::Lab(command) => cooee_lab::cli::run(command, output.json),
         Command::Sim(command) => Ok(cooee_sim::cli::run(&command, output.json)?),
         Command::LoginServer(command) => login_server::run(command, output),
@@ -154,7 +158,7 @@ async fn run_async(command: Command, output: Output) -> Result<()> {
         Command::Dtmf(run) => talk::dtmf(run.arguments, &client(&run.profile)?, output).await,
         Command::Calls(profile) => talk::list(&client(&profile)?, output).await,
         Command::Records(profile) => talk::records(&client(&profile)?, output).await,
-        Command::Lab(_) | Command::Sim(_) | Command::LoginServer(_) => unreachable!("handled without a runtime"),
+        Command::Demo(_) | Command::Lab(_) | Command::Sim(_) | Command::LoginServer(_) => unreachable!("handled without a runtime"),
     }
 }
 

@@ -51,6 +51,8 @@ pub struct Status {
     pub port: u16,
     /// This node serves others.
     pub is_super_node: bool,
+    /// Bytes of voice that this node has relayed for others since its start.
+    pub relayed_bytes: u64,
     /// When the certificate must have been renewed.
     pub certificate_expires_unix_ms: u64,
     /// Calls that are not over.

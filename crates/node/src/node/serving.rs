@@ -42,7 +42,6 @@ pub(super) struct Arrivals {
 pub(super) struct Serving {
     pub(super) super_node: Option<SuperNode>,
     pub(super) relay: Option<RelayHandle>,
-    pub(super) addresses: Vec<SocketAddr>,
 }
 
 impl Serving {
@@ -65,7 +64,6 @@ impl Serving {
         listening.turn = relay.clone().map(turn_acceptor);
         listening.anonymous_allowed = serves;
         let mut listener = Listener::bind(listening, dialer.tls().clone()).await?;
-        let addresses = listener.addresses().to_vec();
         let (direct_sender, direct) = mpsc::channel(64);
 
         let (super_node, splices) = if serves {
@@ -88,7 +86,7 @@ impl Serving {
             });
             (None, None)
         };
-        Ok((Self { super_node, relay, addresses }, Arrivals { splices, direct }))
+        Ok((Self { super_node, relay }, Arrivals { splices, direct }))
     }
 
     /// Sends attached nodes elsewhere and waits, but no longer than `patience`.

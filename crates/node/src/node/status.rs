@@ -33,6 +33,7 @@ impl Node {
             }
             _ => (None, None),
         };
+        let relay = self.serving.as_ref().and_then(|serving| serving.relay.as_ref());
         let (login_ms, login_bytes) = {
             let facts = self.facts();
             (facts.login_ms, facts.login_bytes)
@@ -50,6 +51,7 @@ impl Node {
             login_bytes,
             port: self.port,
             is_super_node: self.serving.as_ref().is_some_and(|it| it.super_node.is_some()),
+            relayed_bytes: relay.map_or(0, |relay| relay.counts().relayed_bytes),
             certificate_expires_unix_ms: certificate.map_or(0, |it| it.not_after().0),
             calls: self.calls.as_ref().map_or(0, |calls| calls.list().len()),
             rss_mib: resident_mib(),
