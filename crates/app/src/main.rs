@@ -158,7 +158,9 @@ async fn run_async(command: Command, output: Output) -> Result<()> {
         Command::Dtmf(run) => talk::dtmf(run.arguments, &client(&run.profile)?, output).await,
         Command::Calls(profile) => talk::list(&client(&profile)?, output).await,
         Command::Records(profile) => talk::records(&client(&profile)?, output).await,
-        Command::Demo(_) | Command::Lab(_) | Command::Sim(_) | Command::LoginServer(_) => unreachable!("handled without a runtime"),
+        Command::Demo(_) | Command::Lab(_) | Command::Sim(_) | Command::LoginServer(_) => {
+            unreachable!("handled without a runtime")
+        }
     }
 }
 

@@ -51,6 +51,10 @@ pub(crate) fn run(arguments: &DemoArgs, output: Output) -> Result<()> {
     step("measuring");
     let report = report::Report::new(&folder, &played)?;
     report.print(output);
-    anyhow::ensure!(report.ok, "the demo went wrong: see above, and the logs in {}", folder.display());
+    anyhow::ensure!(
+        report.ok,
+        "the demo went wrong: see above, and the logs in {}",
+        folder.display()
+    );
     Ok(())
 }

@@ -66,20 +66,21 @@ impl Report {
     }
 
     fn table(&self, played: &Played, back_ms: f64, relayed: u64, folder: &Path) -> Vec<String> {
-        let row = |what: &str, ours: String, paper: &str| format!("  {what:<22} {ours:<34} {paper}");
+        let row =
+            |what: &str, ours: String, paper: &str| format!("  {what:<22} {ours:<34} {paper}");
         vec![
             row("", "here".to_owned(), "the paper's Skype (2005)"),
-            row(
-                "registration",
-                format!("{} ms", played.registered["took_ms"]),
-                "",
-            ),
+            row("registration", format!("{} ms", played.registered["took_ms"]), ""),
             row(
                 "login",
                 format!("{} ms, {} bytes", self.login_ms, self.login_bytes),
                 "3 to 7 s, 10 kB",
             ),
-            row("call: ring, answer", format!("{:.0} ms, {:.0} ms", self.ring_ms, self.setup_ms), ""),
+            row(
+                "call: ring, answer",
+                format!("{:.0} ms, {:.0} ms", self.ring_ms, self.setup_ms),
+                "",
+            ),
             row("path", self.path.clone(), "UDP, direct"),
             row("cipher", self.cipher.clone(), "AES-256"),
             row("codec", self.codec.clone(), "iSAC"),

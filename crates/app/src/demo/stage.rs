@@ -37,8 +37,7 @@ pub(super) fn play(folder: &Path, talk_s: f64, step: &mut dyn FnMut(&str)) -> Re
         well_known_ports: false,
     };
     let ground = ThisMachine;
-    let mut deployment =
-        Deployment::start(&ground, &program, folder, plan, |what| step(what))?;
+    let mut deployment = Deployment::start(&ground, &program, folder, plan, |what| step(what))?;
     let speech = |name: &str| {
         let path = folder.join(format!("{name}-speech.wav"));
         Some(format!("wav:{},loop", path.display()))

@@ -16,6 +16,9 @@ pub trait Ground {
     /// The address under which others reach `host`, if it has one of its own.
     fn address(&self, host: &str) -> Option<IpAddr>;
 
+    /// The block that all public addresses of this ground lie in.
+    fn addresses(&self) -> &'static str;
+
     /// Whether all hosts are this one machine, with loopback for a network.
     fn is_this_machine(&self) -> bool {
         false
@@ -35,6 +38,10 @@ impl Ground for ThisMachine {
         Some(Ipv4Addr::LOCALHOST.into())
     }
 
+    fn addresses(&self) -> &'static str {
+        "127.0.0.0/8"
+    }
+
     fn is_this_machine(&self) -> bool {
         true
     }
@@ -43,6 +50,10 @@ impl Ground for ThisMachine {
 impl Ground for Network {
     fn command(&self, host: &str, program: &Path) -> Command {
         Network::command(self, host, program)
+    }
+
+    fn addresses(&self) -> &'static str {
+        "198.18.0.0/15"
     }
 
     fn address(&self, host: &str) -> Option<IpAddr> {

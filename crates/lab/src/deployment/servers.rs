@@ -44,6 +44,16 @@ impl Deployment<'_> {
         self.start_login_server()
     }
 
+    /// Bytes of voice that each super node has relayed so far.
+    pub fn relayed_bytes(&self) -> Result<Vec<u64>> {
+        let of = |(index, host): (usize, &String)| {
+            let profile = self.path(&format!("super-node-{}", index + 1))?;
+            let status = self.command(host, &["status", "--profile-dir", &profile])?;
+            status["relayed_bytes"].as_u64().context("a super node tells what it relayed")
+        };
+        self.plan.super_nodes.iter().enumerate().map(of).collect()
+    }
+
     /// The network's invitation, as the login server knows it now.
     pub(super) fn invite(&self) -> Result<String> {
         let folder = self.path("login-server")?;
