@@ -22,7 +22,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::{
     client::Client,
-    commands::{account, call, status, talk, up},
+    commands::{account, call, measure, status, talk, up},
     output::Output,
     profile::ProfileArgs,
 };
@@ -91,6 +91,8 @@ enum Command {
     Lab(cooee_lab::cli::LabCommand),
     /// Run the protocol machines by the thousand in virtual time
     Sim(cooee_sim::cli::SimCommand),
+    /// Measure the mouth-to-ear delay in a recording
+    Measure(measure::MeasureArgs),
     /// Make a network, run its login server, and look after its users
     #[command(subcommand)]
     LoginServer(login_server::LoginServerCommand),
@@ -122,6 +124,7 @@ fn main() -> ExitCode {
 fn run(command: Command, output: Output) -> Result<()> {
     match command {
         Command::Demo(arguments) => demo::run(&arguments, output),
+        Command::Measure(arguments) => measure::run(&arguments, output),
         Command::Lab(command) => cooee_lab::cli::run(command, output.json),
         Command::Sim(command) => Ok(cooee_sim::cli::run(&command, output.json)?),
         Command::LoginServer(command) => login_server::run(command, output),
@@ -158,7 +161,11 @@ async fn run_async(command: Command, output: Output) -> Result<()> {
         Command::Dtmf(run) => talk::dtmf(run.arguments, &client(&run.profile)?, output).await,
         Command::Calls(profile) => talk::list(&client(&profile)?, output).await,
         Command::Records(profile) => talk::records(&client(&profile)?, output).await,
-        Command::Demo(_) | Command::Lab(_) | Command::Sim(_) | Command::LoginServer(_) => {
+        Command::Demo(_)
+        | Command::Measure(_)
+        | Command::Lab(_)
+        | Command::Sim(_)
+        | Command::LoginServer(_) => {
             unreachable!("handled without a runtime")
         }
     }

@@ -2,6 +2,7 @@
 
 pub(crate) mod account;
 pub(crate) mod call;
+pub(crate) mod measure;
 pub(crate) mod status;
 pub(crate) mod talk;
 pub(crate) mod up;
