@@ -1,13 +1,17 @@
 //! `cooee up`, `cooee echo`, `cooee super-node`: the running node, in the foreground or as a service.
 
-use std::{net::IpAddr, path::PathBuf, sync::Arc};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+};
 
 use anyhow::{Context, Result};
 use cooee_node::{
     account::Account,
     api,
     login_server::{HostPort, Invitation},
-    node::Node,
+    node::{Node, own_addresses},
     profile::Profile,
     settings::{AnswerMode, Settings, SuperNodeRole},
 };
@@ -80,7 +84,8 @@ pub(crate) struct SuperNodeArgs {
     /// The invitation to the network; needed the first time only
     #[arg(long, env = "COOEE_INVITATION", value_name = "LINK")]
     invitation: Option<String>,
-    /// IP address under which others reach this machine; repeat for several
+    /// IP address under which others reach this machine, where it cannot tell by itself; repeat for
+    /// several
     #[arg(long, value_name = "ADDRESS")]
     advertise: Vec<IpAddr>,
     #[command(flatten)]
@@ -146,7 +151,7 @@ pub(crate) async fn echo(arguments: NodeArgs, output: Output) -> Result<()> {
 
 /// Runs a dedicated super node, after enrolling it if a token is given.
 pub(crate) async fn super_node(arguments: SuperNodeArgs, output: Output) -> Result<()> {
-    let profile = arguments.node.profile.open()?;
+    let profile = arguments.node.profile.or_named("super-node").open()?;
     let mut settings = arguments.node.over(Settings::load(profile.directory())?);
     settings.super_node = SuperNodeRole::Always;
     settings.advertise.extend(arguments.advertise.iter().map(ToString::to_string));
@@ -159,9 +164,10 @@ pub(crate) async fn super_node(arguments: SuperNodeArgs, output: Output) -> Resu
         let invitation: Option<Invitation> =
             arguments.invitation.as_deref().map(str::parse).transpose()?;
         let account = Account::new(&profile, invitation, settings.proxy()?)?;
-        let addresses: Result<Vec<HostPort>, _> =
-            settings.advertise.iter().map(|ip| HostPort::new(ip, port)).collect();
-        account.enrol(token, &addresses?).await.map_err(explain)?;
+        let own = own_addresses(&settings)?;
+        let addresses: Vec<HostPort> =
+            own.iter().map(|ip| SocketAddr::new(*ip, port).into()).collect();
+        account.enrol(token, &addresses).await.map_err(explain)?;
         output.note("enrolled as a super node of the network");
     }
     run(profile, settings, output).await

@@ -28,6 +28,7 @@ use cooee_proto::{
 use serde_json::Value;
 use tokio::sync::{broadcast, mpsc, watch};
 
+pub use self::serving::own_addresses;
 use self::{finding::Finder, serving::Serving, voice::Voice};
 use crate::{
     account::resolve,
@@ -375,7 +376,7 @@ impl Settings {
         }
     }
 
-    fn bind_address(&self) -> Result<IpAddr, NodeError> {
+    pub(crate) fn bind_address(&self) -> Result<IpAddr, NodeError> {
         self.bind.parse().map_err(|_| NodeError::Setting {
             key: "bind",
             value: self.bind.clone(),

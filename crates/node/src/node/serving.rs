@@ -2,7 +2,7 @@
 //! listens, for direct connections of buddies.
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -54,8 +54,8 @@ impl Serving {
         (bind, port): (IpAddr, u16),
         serves: bool,
     ) -> Result<(Self, Arrivals), NodeError> {
-        let advertised = advertised(settings, bind, port)?;
-        let relay = if serves { Some(start_relay(settings, endpoint, &advertised)?) } else { None };
+        let own = own_addresses(settings)?;
+        let relay = if serves { Some(start_relay(settings, endpoint, &own)?) } else { None };
         let mut listening = ListenerConfig::new(SocketAddr::new(bind, port));
         if settings.well_known_ports && serves {
             let others = WELL_KNOWN_PORTS.into_iter().filter(|other| *other != port);
@@ -97,8 +97,9 @@ impl Serving {
     }
 }
 
-/// Addresses under which others reach us: configured, else bound, else those of the interfaces.
-fn advertised(settings: &Settings, bind: IpAddr, port: u16) -> Result<Vec<SocketAddr>, NodeError> {
+/// Addresses under which others reach this node: configured, else bound, else those that packets
+/// to the outside leave from.
+pub fn own_addresses(settings: &Settings) -> Result<Vec<IpAddr>, NodeError> {
     let configured: Result<Vec<IpAddr>, _> =
         settings.advertise.iter().map(|text| text.parse()).collect();
     let configured = configured.map_err(|_| NodeError::Setting {
@@ -106,18 +107,33 @@ fn advertised(settings: &Settings, bind: IpAddr, port: u16) -> Result<Vec<Socket
         value: settings.advertise.join(", "),
         problem: "IP addresses are wanted".to_owned(),
     })?;
-    let ips = match (configured.is_empty(), bind.is_unspecified()) {
+    let bind = settings.bind_address()?;
+    Ok(match (configured.is_empty(), bind.is_unspecified()) {
         (false, _) => configured,
         (true, false) => vec![bind],
-        (true, true) => Vec::new(),
-    };
-    Ok(ips.into_iter().map(|ip| SocketAddr::new(ip, port)).collect())
+        (true, true) => OUTSIDE.iter().filter_map(|outside| source_towards(*outside)).collect(),
+    })
+}
+
+/// Documentation addresses (RFC 5737, RFC 3849): nothing is ever sent to them here.
+const OUTSIDE: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)),
+    IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)),
+];
+
+/// The address that the system would send from; a UDP "connection" sends nothing.
+fn source_towards(outside: IpAddr) -> Option<IpAddr> {
+    let any: IpAddr =
+        if outside.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let socket = UdpSocket::bind((any, 0)).ok()?;
+    socket.connect((outside, 9)).ok()?;
+    socket.local_addr().ok().map(|address| address.ip())
 }
 
 fn start_relay(
     settings: &Settings,
     endpoint: &UdpEndpoint,
-    advertised: &[SocketAddr],
+    own: &[IpAddr],
 ) -> Result<RelayHandle, NodeError> {
     let allowed: Result<Vec<AddressBlock>, _> =
         settings.relay_to.iter().map(|text| text.parse()).collect();
@@ -126,7 +142,7 @@ fn start_relay(
         value: settings.relay_to.join(", "),
         problem: error.to_string(),
     })?;
-    let of_family = |ipv4| advertised.iter().map(SocketAddr::ip).find(|ip| ip.is_ipv4() == ipv4);
+    let of_family = |ipv4| own.iter().copied().find(|ip| ip.is_ipv4() == ipv4);
     let config = RelayConfig {
         budget_bytes_per_s: settings.relay_budget,
         relayed_v4: of_family(true),
