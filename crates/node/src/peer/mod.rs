@@ -36,3 +36,5 @@ impl Identity {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+pub(crate) use tests::device;
