@@ -50,10 +50,17 @@ pub(super) struct Task {
     records: Arc<Mutex<Log<CallRecord>>>,
     found: (mpsc::Sender<Found>, mpsc::Receiver<Found>),
     /// Media figures of calls whose legs have stopped, until their end is told.
-    reports: BTreeMap<CallId, Vec<(NodeId, oneshot::Receiver<Option<MediaSummary>>)>>,
+    reports: BTreeMap<CallId, Vec<(NodeId, Report)>>,
     /// Keys of the devices that calls were made with.
     keys: BTreeMap<NodeId, NodePublicKey>,
 }
+
+/// The figures of a leg, when it has stopped.
+type Report = oneshot::Receiver<Option<MediaSummary>>;
+
+/// Where a task tells what happens: notices, the calls that stand, the records of past ones.
+pub(super) type Tellings =
+    (broadcast::Sender<CallNotice>, watch::Sender<Vec<CallSummary>>, Arc<Mutex<Log<CallRecord>>>);
 
 type Found = (CallId, Result<Vec<NodeId>, LookUpFailure>);
 
@@ -71,11 +78,7 @@ impl Task {
             mpsc::Sender<MediaCommand>,
             mpsc::Sender<(Identity, Body)>,
         ),
-        (notices, list, records): (
-            broadcast::Sender<CallNotice>,
-            watch::Sender<Vec<CallSummary>>,
-            Arc<Mutex<Log<CallRecord>>>,
-        ),
+        (notices, list, records): Tellings,
     ) -> Self {
         Self {
             calls: Calls::new(config, seed),

@@ -58,6 +58,7 @@ impl Default for PeersConfig {
 
 /// What happened at the peer connections.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "one at a time is handed over, never stored")]
 pub enum PeerEvent {
     /// A connection to a device is up (again).
     Connected(Identity),

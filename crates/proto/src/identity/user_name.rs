@@ -120,7 +120,7 @@ mod tests {
         fn legal_names_survive_text(text in "[a-zA-Z][a-zA-Z0-9._-]{2,31}") {
             let parsed = name(&text);
             prop_assert_eq!(parsed.as_str(), text.to_ascii_lowercase());
-            prop_assert_eq!(name(&parsed.to_string()), parsed);
+            prop_assert_eq!(name(parsed.as_ref()), parsed);
         }
 
         #[test]

@@ -2,8 +2,7 @@
 //! over the full table, with news spread in two hops as in Gupta, Liskov, Rodrigues 2004.
 //!
 //! * **Probe**: every `probe_period` one member in a random round is pinged; without an answer
-//! three
-//!   others are asked to ping it; without theirs it is suspected and the suspicion is spread.
+//!   three others are asked to ping it; without theirs it is suspected and the suspicion is spread.
 //! * **Refutation**: a suspected node signs a statement of a higher incarnation. Only the node
 //!   itself can: statements are signed. Without one, a suspect is dead after `suspicion_time`.
 //! * **Healing**: dead members are remembered and one is pinged now and then, faster while

@@ -23,6 +23,7 @@ use rand_chacha::ChaCha12Rng;
 /// How long media may be silent before the media leg calls itself deaf, as the real one does.
 const DEAF_AFTER: Duration = Duration::from_secs(2);
 
+#[allow(clippy::large_enum_variant, reason = "a few hundred in a test")]
 enum Happening {
     Arrive { from: NodeId, to: NodeId, epoch: u64, message: CallMessage },
     LookUp { at: NodeId, call: CallId, user: UserName },

@@ -56,8 +56,8 @@ impl Runner {
             return 100.0;
         }
         let until = struck + seconds * SECOND;
-        let counts = self.reattached.iter().filter(|(at, _)| *at <= until);
-        let last = counts.last().map_or(0, |(_, count)| *count);
+        let mut counts = self.reattached.iter().filter(|(at, _)| *at <= until);
+        let last = counts.next_back().map_or(0, |(_, count)| *count);
         last as f64 * 100.0 / self.lost.len() as f64
     }
 
