@@ -157,7 +157,9 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_are_classified_without_panic(bytes in prop::collection::vec(any::<u8>(), 0..80)) {
+        fn any_bytes_are_classified_without_panic(
+            bytes in prop::collection::vec(any::<u8>(), 0..80),
+        ) {
             classify(&bytes);
             receiver_ufrag(&bytes);
         }

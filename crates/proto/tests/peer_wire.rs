@@ -67,7 +67,9 @@ proptest! {
     }
 
     #[test]
-    fn changed_bytes_never_panic(message in message(), at in any::<prop::sample::Index>(), bit in 0..8_u8) {
+    fn changed_bytes_never_panic(
+        message in message(), at in any::<prop::sample::Index>(), bit in 0..8_u8,
+    ) {
         let mut bytes = message.encode_to_vec();
         let at = at.index(bytes.len());
         bytes[at] ^= 1_u8 << bit;

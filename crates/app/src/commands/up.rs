@@ -1,4 +1,5 @@
-//! `cooee up`, `cooee echo`, `cooee super-node`: the running node, in the foreground or as a service.
+//! `cooee up`, `cooee echo`, `cooee super-node`: the running node, in the foreground or as a
+//! service.
 
 use std::{
     net::{IpAddr, SocketAddr},

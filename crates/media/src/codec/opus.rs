@@ -111,7 +111,8 @@ impl OpusEncoder {
         self.set(sys::OPUS_SET_INBAND_FEC_REQUEST, i32::from(on))
     }
 
-    /// Deep redundancy (DRED) for the last `duration_10ms` × 10 ms; 0 turns it off, 104 is the most.
+    /// Deep redundancy (DRED) for the last `duration_10ms` × 10 ms; 0 turns it off, 104 is the
+    /// most.
     pub fn set_deep_redundancy(&mut self, duration_10ms: u8) -> Result<(), CodecError> {
         self.set(sys::OPUS_SET_DRED_DURATION_REQUEST, i32::from(duration_10ms.min(104)))
     }

@@ -3,8 +3,8 @@
 //! A frame's *transit* is when it could first be played (its own packet arrived, or a later one
 //! repaired it) minus its timestamp. A packet leaves when its frame ends, so the path's part of the
 //! transit is what exceeds the frame's length; the base is the least of that in the last
-//! [`BASE_WINDOW_MS`], the same for frames of all lengths. A frame's *lateness* is its transit above
-//! the base. Two histograms of
+//! [`BASE_WINDOW_MS`], the same for frames of all lengths. A frame's *lateness* is its transit
+//! above the base. Two histograms of
 //! lateness forget with time constants of about 4 s and 10 s. Each asks for the delay `d` that
 //! minimises `d + COST · P(lateness > d)`: a delay is paid for every millisecond, a missed frame
 //! once. The target rises at once to the larger of the two and falls by [`FALL_MS_PER_S`] at most:

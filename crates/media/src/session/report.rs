@@ -192,7 +192,9 @@ mod tests {
         }
 
         #[test]
-        fn a_truncated_report_is_an_error(report in any_report(), cut in any::<prop::sample::Index>()) {
+        fn a_truncated_report_is_an_error(
+            report in any_report(), cut in any::<prop::sample::Index>(),
+        ) {
             let bytes = report.encode();
             prop_assert!(Report::decode(&bytes[..cut.index(bytes.len())]).is_err());
         }

@@ -61,7 +61,8 @@ fn drive() {
     let floor = median(&benches[0].nanoseconds_per_packet);
     println!("{CALLS} calls, {PAYLOAD_BYTES}-byte payloads, medians of {ROUNDS} rounds");
     println!(
-        "| server | CPU per packet | ratio to floor | packets per CPU second | RSS per call | lost |"
+        "| server | CPU per packet | ratio to floor | packets per CPU second | RSS per call | \
+         lost |"
     );
     println!("| --- | --- | --- | --- | --- | --- |");
     for bench in &benches {

@@ -11,7 +11,8 @@ pub enum LoginServerError {
     #[error(transparent)]
     Storage(#[from] StorageError),
     /// Somebody listens there already.
-    #[error("port {} on {} is in use: stop the program that has it, or choose another with --listen",
+    #[error("port {} on {} is in use: stop the program that has it, or choose \
+             another with --listen",
         .0.port(), .0.ip())]
     PortInUse(SocketAddr),
     /// We may not or cannot listen there.

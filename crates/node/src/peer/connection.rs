@@ -142,8 +142,9 @@ async fn greet(tls: &Tls, stream: PeerStream, peer: Identity) -> Result<Establis
 }
 
 impl Established {
-    /// Carries messages until the connection ends; returns why. What arrives goes to `events`, whose
-    /// slow taker slows the peer down; when `outgoing` is dropped the connection says `farewell`.
+    /// Carries messages until the connection ends; returns why. What arrives goes to `events`,
+    /// whose slow taker slows the peer down; when `outgoing` is dropped the connection says
+    /// `farewell`.
     pub async fn run(
         self,
         mut outgoing: mpsc::Receiver<Body>,

@@ -1,5 +1,5 @@
-//! The host cache on disk, with what was learnt of our NAT. A damaged file is put aside and the node
-//! starts over from the bootstrap entries.
+//! The host cache on disk, with what was learnt of our NAT. A damaged file is put aside and the
+//! node starts over from the bootstrap entries.
 
 use std::{
     fs, io,

@@ -9,7 +9,8 @@
 //! | `host-cache.json` | super nodes met, what was learnt of our NAT | |
 //! | `lock` | held while a node runs on the profile | |
 //!
-//! Files are replaced atomically: after a crash at any moment the old or the new one is there, whole.
+//! Files are replaced atomically: after a crash at any moment the old or the new one is there,
+//! whole.
 
 mod atomic;
 mod host_cache;

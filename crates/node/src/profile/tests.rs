@@ -1,3 +1,5 @@
+//! Profiles on disk: made, opened again, locked, damaged.
+
 use std::time::Duration;
 
 use cooee_proto::{attachment::PortKind, clock::UnixTime, host_cache::HostCache};

@@ -95,8 +95,8 @@ impl LocalDirectory {
         self.tell_own(key);
     }
 
-    /// Tells our own nodes that watch the name where its devices are now, at all super nodes: one of
-    /// them may have lost a device that another still holds.
+    /// Tells our own nodes that watch the name where its devices are now, at all super nodes: one
+    /// of them may have lost a device that another still holds.
     fn tell_own(&self, key: NameKey) {
         let watches = |watcher: &&Watcher| !watcher.local_only && watcher.keys.contains(&key);
         if !self.state().watchers.values().any(|watcher| watches(&watcher)) {

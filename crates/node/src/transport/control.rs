@@ -35,7 +35,8 @@ const REQUEST_TIME: Duration = Duration::from_secs(10);
 const WRITE_TIME: Duration = Duration::from_secs(20);
 /// Requests of ours without answer. Chosen.
 const PENDING_MAX: usize = 256;
-/// Messages waiting to be written, and waiting to be handled. Chosen: at the bound the sender waits.
+/// Messages waiting to be written, and waiting to be handled. Chosen: at the bound the sender
+/// waits.
 const QUEUE_MAX: usize = 64;
 
 /// Requests and notices of the peer, in order. Answers and keep-alives never show up here.

@@ -230,7 +230,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_is_a_proxy_or_an_error(url in ".{0,60}", answer in prop::collection::vec(any::<u8>(), 0..60)) {
+        fn any_text_is_a_proxy_or_an_error(
+            url in ".{0,60}", answer in prop::collection::vec(any::<u8>(), 0..60),
+        ) {
             let _ = Proxy::parse(&url);
             let _ = status_of(&answer);
             let _ = matches(&url, IpAddr::from([127, 0, 0, 1]));

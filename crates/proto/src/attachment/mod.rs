@@ -1,10 +1,10 @@
 //! Attachment: the login race, one super node in use, a second one warm.
 //!
-//! The paper's client (section IV.B, figure 3) sends UDP to its host cache and waits 5 s, then tries
-//! TCP to the port, 443 and 80, each with a wait, then waits 6 s more. Here everything races: UDP
-//! probes go out at once, TCP attempts start one every [`Config::stagger`] (RFC 8305) over hosts and
-//! ports, an answered probe brings its host forward, a failure starts the next attempt at once. The
-//! first authenticated connection wins; the second to another super node is kept warm.
+//! The paper's client (section IV.B, figure 3) sends UDP to its host cache and waits 5 s, then
+//! tries TCP to the port, 443 and 80, each with a wait, then waits 6 s more. Here everything races:
+//! UDP probes go out at once, TCP attempts start one every [`Config::stagger`] (RFC 8305) over
+//! hosts and ports, an answered probe brings its host forward, a failure starts the next attempt at
+//! once. The first authenticated connection wins; the second to another super node is kept warm.
 //!
 //! ```text
 //!            ┌───────────── round failed: back-off with full jitter ──────────┐

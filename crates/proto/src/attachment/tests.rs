@@ -428,7 +428,10 @@ proptest! {
                 0 => world.lose(n),
                 1 => { world.tcp.insert(host(n), Tcp::Answers(Failure::Foreign)); }
                 2 => { world.tcp.insert(host(n), Tcp::Answers(Failure::NoNetwork)); }
-                3 => { world.tcp.insert(host(n), Tcp::Answers(Failure::Busy { try_these: vec![host(n % 4 + 1)] })); }
+                3 => {
+                    let try_these = vec![host(n % 4 + 1)];
+                    world.tcp.insert(host(n), Tcp::Answers(Failure::Busy { try_these }));
+                }
                 4 => { world.machine.handle_network_change(world.now); }
                 _ => { world.tcp.insert(host(n), Tcp::Attaches(n)); }
             }

@@ -1,8 +1,8 @@
 //! One call: its phases, its legs to the remote devices, and how it ends.
 //!
 //! ```text
-//! outgoing:  LookingUp ─devices─▶ Calling ─Ringing─▶ RemoteRinging ─Answer/Confirm▶─▶ Active ─▶ Ended
-//! incoming:  Ringing ─answer/Answer▶─▶ Answering ─◀Confirm─▶ Active ─▶ Ended
+//! out: LookingUp ─devices─▶ Calling ─Ringing─▶ RemoteRinging ─Answer/Confirm▶─▶ Active ─▶ Ended
+//! in:  Ringing ─answer/Answer▶─▶ Answering ─◀Confirm─▶ Active ─▶ Ended
 //! ```
 //!
 //! The caller keeps one leg for each device of the callee and confirms the first that answers;

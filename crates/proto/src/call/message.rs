@@ -109,7 +109,10 @@ pub(crate) fn bounded_name(name: &str) -> String {
 pub(crate) fn shown_name(name: &str) -> Option<String> {
     let is_shown = |c: &char| {
         !c.is_control()
-            && !matches!(c, '\u{200e}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+            && !matches!(
+                c,
+                '\u{200e}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
+            )
     };
     let shown: String = name.chars().filter(is_shown).collect();
     let shown = shown.trim();

@@ -196,7 +196,9 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_are_a_message_or_an_error(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+        fn any_bytes_are_a_message_or_an_error(
+            bytes in prop::collection::vec(any::<u8>(), 0..300),
+        ) {
             let _ = ControlMessage::decode(&*bytes);
             let _ = (node_id(&bytes), optional_node_id(&bytes), name_key(&bytes));
             let _ = address_from_wire(&SocketAddress { ip: bytes.into(), port: 70_000 });

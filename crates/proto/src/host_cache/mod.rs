@@ -1,7 +1,7 @@
 //! Host cache: the super nodes that a node knows, and in which order it tries them.
 //!
-//! The paper (section II.B): a list of address and port pairs of super nodes, at most 200, built and
-//! refreshed regularly, with bootstrap entries as the last resort.
+//! The paper (section II.B): a list of address and port pairs of super nodes, at most 200, built
+//! and refreshed regularly, with bootstrap entries as the last resort.
 //!
 //! What others tell us is hearsay until we have attached there ourselves. The rules that keep bad,
 //! stale or hostile entries from ever locking a node out:
@@ -40,8 +40,8 @@ pub const BLOCK_MAX: usize = 10;
 
 /// An unproven entry leaves after so many failures in a row. Chosen.
 const HEARSAY_FAILURES_MAX: u32 = 3;
-/// A proven entry leaves after so many failures in a row, unless it is a bootstrap entry. Chosen: at
-/// the back-off of `attachment` this is hours of absence.
+/// A proven entry leaves after so many failures in a row, unless it is a bootstrap entry. Chosen:
+/// at the back-off of `attachment` this is hours of absence.
 const PROVEN_FAILURES_MAX: u32 = 12;
 /// An entry without a success for this long counts as hearsay again. Chosen.
 const PROVEN_LIFETIME: Duration = Duration::from_secs(30 * 24 * 3600);

@@ -10,7 +10,8 @@ use crate::clock::UnixTime;
 /// Round trip assumed of an entry that was never measured, in milliseconds. Chosen: worse than a
 /// continent, so that measured entries come first.
 const ROUND_TRIP_UNKNOWN_MS: u64 = 250;
-/// Every so many places of the order belong to a bootstrap entry. Chosen, see the module `host_cache`.
+/// Every so many places of the order belong to a bootstrap entry. Chosen, see the module
+/// `host_cache`.
 const BOOTSTRAP_EVERY: usize = 3;
 
 /// What trying this entry is expected to cost, in milliseconds: its round trip, plus what failures,

@@ -1,3 +1,5 @@
+//! The host cache: what it keeps, in which order it offers it, what it forgets.
+
 use std::net::{IpAddr, Ipv4Addr};
 
 use proptest::prelude::*;

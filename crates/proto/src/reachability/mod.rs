@@ -2,8 +2,9 @@
 //! in the terms of RFC 4787; paper section IV.B: the client learns its NAT at login).
 //!
 //! ```text
-//!   Main socket:    Binding to both super nodes ─▶ mapping ─▶ (differs: alternate port of the first)
-//!   Second socket:  Binding to the first ─▶ answer from elsewhere? ─▶ from its other port? ─▶ hairpin
+//!   Main socket:    Binding to both super nodes ─▶ mapping ─▶ (differs: alternate port of the
+//!   first) Second socket:  Binding to the first ─▶ answer from elsewhere? ─▶ from its other port?
+//!   ─▶ hairpin
 //! ```
 //! Filtering is asked from a socket that has talked to one super node only: the mapping tests open
 //! filters. See `docs/protocol/reachability.md`.

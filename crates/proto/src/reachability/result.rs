@@ -124,7 +124,8 @@ impl Reachability {
                 "Only addresses that were written to can answer (address-dependent filtering).",
             ),
             Some(Filtering::AddressAndPortDependent) => Some(
-                "Only ports that were written to can answer (address-and-port-dependent filtering).",
+                "Only ports that were written to can answer \
+                 (address-and-port-dependent filtering).",
             ),
             None => Some("What is let in could not be tested: no super node had a partner."),
         }

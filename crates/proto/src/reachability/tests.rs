@@ -222,7 +222,8 @@ proptest! {
     #[test]
     fn a_result_survives_print_and_parse(
         udp in any::<bool>(), ip in any::<Option<u32>>(), port in any::<u16>(),
-        flags in any::<(Option<bool>, Option<bool>)>(), kinds in (0_usize..4, 0_usize..4), at in any::<u64>(),
+        flags in any::<(Option<bool>, Option<bool>)>(),
+        kinds in (0_usize..4, 0_usize..4), at in any::<u64>(),
     ) {
         use Filtering as F;
         use Mapping as M;

@@ -1,7 +1,8 @@
 //! Allocations: who holds which relayed address, for how long, and whom it may talk to.
 //!
 //! ```text
-//!   Allocate ─▶ binding ──(shell bound the port)──▶ standing ──(expiry, Refresh 0, stream closed)─▶ gone
+//!   Allocate ─▶ binding ──(shell bound the port)──▶ standing ──(expiry, Refresh 0, stream
+//!   closed)─▶ gone
 //! ```
 //! Lifetimes: allocation 10 to 60 min, permission 5 min, channel 10 min (RFC 8656 sections 3.3,
 //! 9 and 12), each renewed by the client.

@@ -181,7 +181,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn blocks_survive_print_and_parse(bits in any::<u128>(), v4 in any::<bool>(), p in 0_u8..=32) {
+        fn blocks_survive_print_and_parse(
+            bits in any::<u128>(), v4 in any::<bool>(), p in 0_u8..=32,
+        ) {
             let base = if v4 {
                 IpAddr::V4(Ipv4Addr::from_bits(bits as u32))
             } else {

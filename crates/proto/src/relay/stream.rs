@@ -78,7 +78,9 @@ mod tests {
     proptest! {
         #[test]
         fn frames_survive_any_cut(
-            frames in prop::collection::vec((any::<bool>(), prop::collection::vec(any::<u8>(), 0..90)), 1..9),
+            frames in prop::collection::vec(
+                (any::<bool>(), prop::collection::vec(any::<u8>(), 0..90)), 1..9,
+            ),
             cut in 1_usize..70,
         ) {
             let sent: Vec<_> = frames.iter().map(|(channel, body)| frame(*channel, body)).collect();

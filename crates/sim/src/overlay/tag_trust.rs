@@ -2,9 +2,9 @@
 //!
 //! A *tag* is a keyed 64-bit mix over the signed bytes instead of an Ed25519 signature. It is as
 //! long as a signature on the wire, certificates are as long as real ones, and the clear
-//! datagrams are counted as long as sealed ones, so traffic is what it would be. Hostile super nodes here do
-//! not forge tags: what cryptography rules out is tested with real keys in `cooee-proto`. Checked
-//! statements and records are shared between super nodes instead of copied.
+//! datagrams are counted as long as sealed ones, so traffic is what it would be. Hostile super
+//! nodes here do not forge tags: what cryptography rules out is tested with real keys in
+//! `cooee-proto`. Checked statements and records are shared between super nodes instead of copied.
 
 // Not a machine but what the simulated machines share to save memory.
 #![allow(clippy::disallowed_types)]

@@ -1,3 +1,5 @@
+//! Certificates issued, parsed, bent and checked.
+
 use proptest::prelude::*;
 
 use super::*;

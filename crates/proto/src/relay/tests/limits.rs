@@ -171,7 +171,9 @@ proptest! {
     }
 
     #[test]
-    fn a_signed_request_with_any_bit_flipped_or_cut_does_nothing(flip in 0_usize..2000, cut in 0_usize..150) {
+    fn a_signed_request_with_any_bit_flipped_or_cut_does_nothing(
+        flip in 0_usize..2000, cut in 0_usize..150,
+    ) {
         let (now, mut server) = (start(), relay(config()));
         let mut client = Client::new(&server, now, 1000, 1);
         client.allocate(&mut server, now).unwrap();
