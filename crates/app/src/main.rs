@@ -22,7 +22,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::{
     client::Client,
-    commands::{account, call, measure, status, talk, up},
+    commands::{account, call, measure, people, status, talk, up},
     output::Output,
     profile::ProfileArgs,
 };
@@ -86,6 +86,15 @@ enum Command {
     Calls(ProfileArgs),
     /// List the records of past calls
     Records(ProfileArgs),
+    /// Show and change the buddy list
+    #[command(subcommand)]
+    Buddies(people::BuddiesCommand),
+    /// Write a message; it waits while the other side is offline
+    Message(people::MessageArgs),
+    /// Show the messages
+    Messages(ProfileArgs),
+    /// Print the address of the running node's page, to open in a browser
+    Page(ProfileArgs),
     /// Rebuild networks with real NATs on this machine and measure what happens in them
     #[command(subcommand)]
     Lab(cooee_lab::cli::LabCommand),
@@ -161,6 +170,10 @@ async fn run_async(command: Command, output: Output) -> Result<()> {
         Command::Dtmf(run) => talk::dtmf(run.arguments, &client(&run.profile)?, output).await,
         Command::Calls(profile) => talk::list(&client(&profile)?, output).await,
         Command::Records(profile) => talk::records(&client(&profile)?, output).await,
+        Command::Buddies(command) => people::buddies(command, output).await,
+        Command::Message(arguments) => people::message(arguments, output).await,
+        Command::Messages(profile) => people::messages(&profile, output).await,
+        Command::Page(profile) => people::page(&profile, output),
         Command::Demo(_)
         | Command::Measure(_)
         | Command::Lab(_)

@@ -12,6 +12,7 @@ pub mod login_server;
 pub mod media;
 pub mod node;
 pub mod peer;
+pub mod people;
 pub mod profile;
 pub mod reachability;
 pub mod relay;

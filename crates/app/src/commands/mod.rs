@@ -3,6 +3,7 @@
 pub(crate) mod account;
 pub(crate) mod call;
 pub(crate) mod measure;
+pub(crate) mod people;
 pub(crate) mod status;
 pub(crate) mod talk;
 pub(crate) mod up;

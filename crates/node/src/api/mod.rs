@@ -7,6 +7,7 @@
 mod calls;
 mod events;
 mod page;
+mod people;
 pub mod types;
 
 use std::{io, net::Ipv4Addr, path::Path, sync::Arc};
@@ -96,6 +97,7 @@ fn router(served: Served) -> Router {
         .route("/metrics", get(metrics))
         .merge(calls::routes())
         .merge(events::routes())
+        .merge(people::routes())
         .layer(middleware::from_fn_with_state(served.clone(), check_token));
     Router::new()
         .route("/healthz", get(|| async { "ok" }))

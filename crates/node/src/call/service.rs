@@ -8,7 +8,6 @@ use cooee_proto::{
         Relation,
     },
     identity::{NodeId, NodePublicKey, UserName},
-    wire::v1::peer_message::Body,
 };
 use serde::Serialize;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
@@ -17,7 +16,7 @@ use super::{
     Log, LogError, MediaCommand, MediaEvent,
     task::{Command, Inputs, Task},
 };
-use crate::peer::{Identity, PeerEvent, Peers};
+use crate::peer::{PeerEvent, Peers};
 
 /// Records kept in memory. Chosen.
 const RECORDS_MAX: usize = 500;
@@ -53,8 +52,9 @@ pub struct CallServiceConfig {
     pub peers: Peers,
     /// What they report.
     pub peer_events: mpsc::Receiver<PeerEvent>,
-    /// Takes what peers say that is not about calls.
-    pub other_messages: mpsc::Sender<(Identity, Body)>,
+    /// Takes what else happens at the peer connections: who connected, and what is said that is
+    /// not about calls.
+    pub other_messages: mpsc::Sender<PeerEvent>,
     /// Whoever runs the media legs.
     pub media: mpsc::Sender<MediaCommand>,
     /// What they report.

@@ -19,7 +19,7 @@ use cooee_proto::{
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use super::{CallNotice, LegId, Log, LookUp, MediaCommand, MediaEvent, Relations};
-use crate::peer::{Identity, PeerEvent, Peers};
+use crate::peer::{PeerEvent, Peers};
 
 type Act = Box<dyn FnOnce(&mut Calls, Now) -> Result<(), CommandError> + Send>;
 
@@ -44,7 +44,7 @@ pub(super) struct Task {
     relations: Arc<dyn Relations>,
     peers: Peers,
     media: mpsc::Sender<MediaCommand>,
-    other_messages: mpsc::Sender<(Identity, Body)>,
+    other_messages: mpsc::Sender<PeerEvent>,
     notices: broadcast::Sender<CallNotice>,
     list: watch::Sender<Vec<CallSummary>>,
     records: Arc<Mutex<Log<CallRecord>>>,
@@ -76,7 +76,7 @@ impl Task {
         (peers, media, other_messages): (
             Peers,
             mpsc::Sender<MediaCommand>,
-            mpsc::Sender<(Identity, Body)>,
+            mpsc::Sender<PeerEvent>,
         ),
         (notices, list, records): Tellings,
     ) -> Self {
@@ -141,7 +141,10 @@ impl Task {
 
     fn handle_peer(&mut self, event: PeerEvent) {
         match event {
-            PeerEvent::Connected(peer) => self.calls.handle_connected(now(), peer.node),
+            PeerEvent::Connected(peer) => {
+                self.calls.handle_connected(now(), peer.node);
+                self.hand_on(PeerEvent::Connected(peer));
+            }
             PeerEvent::Lost { peer, reason } => {
                 tracing::debug!(node = %peer.node, %reason, "peer connection lost");
             }
@@ -155,11 +158,13 @@ impl Task {
                 let remote = Remote { node: from.node, user: from.user, relation };
                 self.calls.handle_message(now(), &remote, message);
             }
-            PeerEvent::Message { from, body } => {
-                if self.other_messages.try_send((from, body)).is_err() {
-                    tracing::debug!("a message was dropped: its taker is busy or gone");
-                }
-            }
+            message @ PeerEvent::Message { .. } => self.hand_on(message),
+        }
+    }
+
+    fn hand_on(&self, event: PeerEvent) {
+        if self.other_messages.try_send(event).is_err() {
+            tracing::debug!("a message was dropped: its taker is busy or gone");
         }
     }
 

@@ -9,6 +9,7 @@
 //! Nothing is decided here: each part does its own work, and this module wires them together.
 
 mod finding;
+mod people;
 mod serving;
 mod status;
 mod upkeep;
@@ -22,7 +23,7 @@ use std::{
 };
 
 use cooee_proto::{
-    call::{AutoAnswer, CallId, CallsConfig, Relation},
+    call::{AutoAnswer, CallId, CallsConfig},
     identity::{Invitation, UserName},
 };
 use serde_json::Value;
@@ -34,9 +35,10 @@ use crate::{
     account::resolve,
     api::types::{PlaceCall, Problem},
     attachment::{Attachment, AttachmentConfig, UdpProber},
-    call::{CallService, CallServiceConfig, Relations, run_legs},
+    call::{CallService, CallServiceConfig, run_legs},
     login_server::{random_seed, unix_now},
     peer::{Peers, PeersConfig},
+    people::{People, PeopleConfig},
     profile::{Profile, ProfileError},
     settings::{AnswerMode, Settings},
     transport::{Credentials, Dialer, Proxy, ProxyConfig, Tls, TransportError, Trust},
@@ -82,6 +84,9 @@ pub enum NodeError {
     /// The call records.
     #[error(transparent)]
     Log(#[from] crate::call::LogError),
+    /// The buddy list or the messages.
+    #[error(transparent)]
+    People(#[from] crate::people::StoreError),
     /// A setting makes no sense.
     #[error("{key} = {value:?}: {problem}")]
     Setting {
@@ -131,6 +136,7 @@ pub struct Node {
     serving: Option<Serving>,
     calls: Option<CallService>,
     peers: Option<Peers>,
+    people: Option<People>,
     voice: Arc<Voice>,
     facts: Mutex<Facts>,
 }
@@ -141,15 +147,6 @@ struct Facts {
     login_ms: Option<u64>,
     login_bytes: Option<u64>,
     dialled: BTreeMap<CallId, Instant>,
-}
-
-/// Nobody is a buddy until the buddy list says so.
-struct Strangers;
-
-impl Relations for Strangers {
-    fn relation(&self, _user: &UserName) -> Relation {
-        Relation::Stranger
-    }
 }
 
 impl Node {
@@ -189,6 +186,7 @@ impl Node {
             serving: Some(serving),
             calls: None,
             peers: None,
+            people: None,
             voice,
             facts: Mutex::default(),
         };
@@ -200,15 +198,27 @@ impl Node {
             let (peers, peer_events) = Peers::new(tls, finder.clone(), PeersConfig::default());
             let (media, media_commands) = mpsc::channel(256);
             let (media_sender, media_events) = mpsc::channel(256);
-            let (other_messages, mut others) = mpsc::channel(256);
+            let (other_messages, others) = mpsc::channel(256);
             tokio::spawn(run_legs(endpoint, node.voice.clone(), media_commands, media_sender));
             finder.use_peers(&peers);
+            let people = People::start(PeopleConfig {
+                own: (user.clone(), own_key),
+                display_name: user.to_string(),
+                folder: node.profile.directory().to_owned(),
+                network: node.invitation.root.network_id(),
+                look_up: finder.clone(),
+                peers: peers.clone(),
+                peer_events: others,
+                attachment: attachment.clone(),
+                events: node.events.clone(),
+                seed: random_seed(),
+            })?;
             let calls = CallService::start(CallServiceConfig {
                 calls: node.calls_config(&user),
                 own: (user, own_key),
                 records: node.profile.path("calls.jsonl"),
                 look_up: finder,
-                relations: Arc::new(Strangers),
+                relations: Arc::new(people.clone()),
                 peers: peers.clone(),
                 peer_events,
                 other_messages,
@@ -216,15 +226,11 @@ impl Node {
                 media_events,
                 seed: random_seed(),
             })?;
-            tokio::spawn(async move {
-                while let Some((from, body)) = others.recv().await {
-                    tracing::debug!(user = %from.user, ?body, "not about a call");
-                }
-            });
             incoming = Some(came);
             node.attachment = Some(attachment);
             node.calls = Some(calls);
             node.peers = Some(peers);
+            node.people = Some(people);
         }
         let node = Arc::new(node);
         upkeep::start(&node, incoming, arrivals);

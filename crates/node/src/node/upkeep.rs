@@ -139,7 +139,11 @@ async fn hand_on_attachment(
                 }));
             }
             AttachmentEvent::SuperNodesChanged(_) => publish(&node).await,
-            AttachmentEvent::Notified { .. } => {}
+            AttachmentEvent::Notified { key, found } => {
+                if let Some(people) = &node.people {
+                    people.handle_found(key, !found.is_empty()).await;
+                }
+            }
             AttachmentEvent::ClockDiffers { by } => {
                 node.tell(json!({ "event": "clock_differs", "by_ms": by.as_millis() as u64 }));
             }

@@ -50,7 +50,7 @@ impl SealKey {
 
     /// Seals `contacts`. The nonce must never repeat: draw it at random.
     pub fn seal(&self, contacts: &Contacts, nonce: [u8; NONCE_BYTES]) -> Vec<u8> {
-        let list = v1::BuddyList { entries: contacts.buddies.iter().map(entry).collect() };
+        let list = contacts.to_wire();
         let mut plain = Zeroizing::new(Vec::with_capacity(list.encoded_len() + PADDING_BYTES));
         plain.put_u32(u32::try_from(list.encoded_len()).expect("bounded by BUDDIES_MAX"));
         plain.extend_from_slice(&list.encode_to_vec());
@@ -75,17 +75,26 @@ impl SealKey {
         let length = rest.try_get_u32().map_err(|_| SealError::Form)? as usize;
         let list = rest.get(..length).ok_or(SealError::Form)?;
         let list = v1::BuddyList::decode(list).map_err(|_| SealError::Form)?;
-        let mut contacts = Contacts::new(own.clone());
-        for entry in list.entries.into_iter().take(BUDDIES_MAX) {
-            if let Some((user, buddy)) = buddy(entry) {
-                contacts.buddies.insert(user, buddy);
-            }
-        }
-        Ok(contacts)
+        Ok(Contacts::from_wire(own.clone(), list))
     }
 
     fn cipher(&self) -> XChaCha20Poly1305 {
         XChaCha20Poly1305::new(&Key::from(*self.0))
+    }
+}
+
+impl Contacts {
+    /// The whole list as it is stored, removed entries included.
+    pub fn to_wire(&self) -> v1::BuddyList {
+        v1::BuddyList { entries: self.buddies.iter().map(entry).collect() }
+    }
+
+    /// The stored list of user `own`, within the bounds of a list.
+    pub fn from_wire(own: UserName, list: v1::BuddyList) -> Self {
+        let mut contacts = Self::new(own);
+        let known = list.entries.into_iter().take(BUDDIES_MAX).filter_map(buddy);
+        contacts.buddies.extend(known);
+        contacts
     }
 }
 

@@ -163,6 +163,16 @@ impl Messages {
         Ok(MessageId(id))
     }
 
+    /// Gives up a message just written, which could not be kept; nothing of it is sent.
+    pub fn forget(&mut self, id: MessageId) {
+        self.waiting.remove(&id);
+        self.outputs.retain(|output| match output {
+            Output::Send { message, .. } => message.id != id.0[..],
+            Output::Progressed { id: other, .. } => *other != id,
+            _ => true,
+        });
+    }
+
     /// Takes up a message that was written before the program was restarted.
     pub fn restore(&mut self, now: Now, to: &UserName, message: InstantMessage) {
         let id = MessageId::from_wire(&message.id);
@@ -313,6 +323,15 @@ impl Messages {
 impl MessageId {
     fn from_wire(bytes: &[u8]) -> Option<Self> {
         bytes.try_into().ok().map(Self)
+    }
+}
+
+impl std::str::FromStr for MessageId {
+    type Err = hex::FromHexError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let mut id = [0; 16];
+        hex::decode_to_slice(text, &mut id).map(|()| Self(id))
     }
 }
 
