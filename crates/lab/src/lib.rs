@@ -3,8 +3,10 @@
 pub mod cli;
 pub mod deployment;
 pub mod emulator;
+pub mod matrix;
 pub mod measure;
 pub mod network;
+pub mod proxy;
 pub mod sandbox;
 pub mod speech;
 pub mod topology;

@@ -4,6 +4,7 @@
 //! the result.
 
 mod bench;
+mod matrix;
 mod topology;
 
 use anyhow::Result;
@@ -13,6 +14,7 @@ use anyhow::Result;
 #[command(after_help = "Examples:
   cooee lab places                             the kinds of place there are
   cooee lab run home.toml --on alice -- ip address
+  cooee lab matrix --short                     calls between the paper's three set-ups
   cooee lab link --delay-ms 50 --loss 0.05     what the emulator costs and does
 
 The laboratory runs in namespaces of its own, as root or as any user whom the kernel lets make
@@ -26,6 +28,8 @@ pub enum LabCommand {
     Example,
     /// Measure the link emulator against what it was told to do
     Link(bench::LinkArgs),
+    /// Call from every kind of place to every other and compare with what must be possible
+    Matrix(matrix::MatrixArgs),
 }
 
 /// Runs a command of the laboratory.
@@ -38,5 +42,6 @@ pub fn run(command: LabCommand, json: bool) -> Result<()> {
             Ok(())
         }
         LabCommand::Link(arguments) => bench::link(&arguments, json),
+        LabCommand::Matrix(arguments) => matrix::run(&arguments, json),
     }
 }

@@ -5,7 +5,10 @@ use std::{
     io::{BufRead, BufReader},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
-    sync::mpsc::{Receiver, RecvTimeoutError, sync_channel},
+    sync::{
+        Mutex, PoisonError,
+        mpsc::{Receiver, RecvTimeoutError, sync_channel},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -28,7 +31,8 @@ const LOG_LINES_SHOWN: usize = 12;
 pub struct Daemon {
     name: String,
     child: Child,
-    lines: Receiver<Value>,
+    /// Behind a lock only so that a network of daemons can be shared between threads.
+    lines: Mutex<Receiver<Value>>,
     log: PathBuf,
 }
 
@@ -55,7 +59,7 @@ impl Daemon {
                 }
             }
         })?;
-        Ok(Self { name: name.to_owned(), child, lines, log })
+        Ok(Self { name: name.to_owned(), child, lines: Mutex::new(lines), log })
     }
 
     /// Its process.
@@ -72,7 +76,8 @@ impl Daemon {
     ) -> Result<T> {
         let until = Instant::now() + patience;
         loop {
-            match self.lines.recv_timeout(until.saturating_duration_since(Instant::now())) {
+            let left = until.saturating_duration_since(Instant::now());
+            match self.lines.get_mut().unwrap_or_else(PoisonError::into_inner).recv_timeout(left) {
                 Ok(line) => {
                     if let Some(value) = wanted(&line) {
                         return Ok(value);
@@ -91,7 +96,7 @@ impl Daemon {
 
     /// Everything that it has said and nobody has read.
     pub fn said(&mut self) -> Vec<Value> {
-        self.lines.try_iter().collect()
+        self.lines.get_mut().unwrap_or_else(PoisonError::into_inner).try_iter().collect()
     }
 
     /// Waits until it has ended by itself.

@@ -9,7 +9,7 @@ use std::{
 use crate::network::Network;
 
 /// Hosts with addresses, on which programs can be started.
-pub trait Ground {
+pub trait Ground: Sync {
     /// A command that will run `program` on `host`.
     fn command(&self, host: &str, program: &Path) -> Command;
 

@@ -5,6 +5,8 @@
 
 mod gateway;
 
+pub(crate) use gateway::PROXY_PORT;
+
 use std::{
     collections::BTreeMap,
     fmt::Write,

@@ -1,0 +1,121 @@
+//! `cooee lab matrix`.
+
+use std::{env, path::PathBuf};
+
+use anyhow::{Context, Result, bail};
+use cooee_sim::place::{Outcome, PLACES, Place};
+
+use crate::{
+    matrix::{self, Cell, MatrixPlan, Summary},
+    sandbox,
+};
+
+/// The paper's set-ups are the first so many places.
+const PAPER_PLACES: usize = 3;
+
+/// `cooee lab matrix`.
+#[derive(Debug, clap::Args)]
+pub struct MatrixArgs {
+    /// Kinds of place, with commas between; all by default (`cooee lab places` lists them)
+    #[arg(long, value_delimiter = ',', value_name = "PLACE")]
+    places: Vec<String>,
+    /// Only the paper's three set-ups
+    #[arg(long, conflicts_with = "places")]
+    short: bool,
+    /// Each pair in both directions
+    #[arg(long)]
+    ordered: bool,
+    /// Seconds of talk in each call
+    #[arg(long, default_value_t = 3.0, value_name = "SECONDS")]
+    talk: f64,
+    /// Calls at a time
+    #[arg(long, default_value_t = 4, value_name = "COUNT")]
+    parallel: usize,
+    /// One-way delay between each user and the core, in ms
+    #[arg(long, value_name = "MS")]
+    delay_ms: Option<f64>,
+    /// Keep logs and profiles in this folder
+    #[arg(long, value_name = "FOLDER")]
+    keep: Option<PathBuf>,
+}
+
+pub(super) fn run(arguments: &MatrixArgs, json: bool) -> Result<()> {
+    let plan = MatrixPlan {
+        places: places(arguments)?,
+        ordered: arguments.ordered,
+        talk_s: arguments.talk,
+        parallel: arguments.parallel,
+        delay_ms: arguments.delay_ms,
+    };
+    sandbox::enter()?;
+    let program = env::current_exe().context("cannot find the running program")?;
+    let temporary = tempfile::tempdir()?;
+    let folder = arguments.keep.as_deref().unwrap_or(temporary.path());
+    std::fs::create_dir_all(folder)?;
+    let tell = |text: &str| {
+        if !json {
+            eprintln!("{text}");
+        }
+    };
+    let cells = matrix::run(&plan, &program, folder, tell, |cell| say(cell, json))?;
+    let summary = matrix::summarise(&cells);
+    if json {
+        println!("{}", serde_json::to_string(&summary)?);
+    } else {
+        print_summary(&summary);
+    }
+    if !summary.ok {
+        bail!("not every pair connected as it must");
+    }
+    Ok(())
+}
+
+fn places(arguments: &MatrixArgs) -> Result<Vec<&'static Place>> {
+    if arguments.short {
+        return Ok(PLACES[..PAPER_PLACES].iter().collect());
+    }
+    if arguments.places.is_empty() {
+        return Ok(PLACES.iter().collect());
+    }
+    let find = |name: &String| {
+        Place::by_name(name)
+            .with_context(|| format!("no place \"{name}\": `cooee lab places` lists them"))
+    };
+    arguments.places.iter().map(find).collect()
+}
+
+fn say(cell: &Cell, json: bool) {
+    if json {
+        println!("{}", serde_json::to_string(cell).expect("own types serialise"));
+        return;
+    }
+    let outcome = cell.outcome.map_or("-", word);
+    let time = cell.setup_ms.map_or("-".to_owned(), |ms| format!("{ms:.0} ms"));
+    let verdict = if cell.is_as_expected() { "" } else { "  NOT AS IT MUST BE" };
+    println!(
+        "{:<18} {:<18} {outcome:<12} {time:>8}  oracle: {}{verdict}",
+        cell.caller,
+        cell.callee,
+        word(cell.expected)
+    );
+    if let Some(problem) = &cell.problem {
+        println!("    {problem}");
+    }
+}
+
+fn word(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Direct => "direct UDP",
+        Outcome::RelayedUdp => "relayed UDP",
+        Outcome::Tcp => "TCP",
+    }
+}
+
+fn print_summary(summary: &Summary) {
+    let ms = |value: Option<f64>| value.map_or("-".to_owned(), |ms| format!("{ms:.0} ms"));
+    println!("\nconnected   {} of {}", summary.connected, summary.pairs);
+    println!("direct      {}, the oracle says {}", summary.direct, summary.direct_expected);
+    println!("relayed     {} by UDP, {} with TCP", summary.relayed_udp, summary.tcp);
+    let (median, p95) = (ms(summary.setup_ms_median), ms(summary.setup_ms_p95));
+    println!("voice after {median} (median), {p95} (95 %)");
+}
