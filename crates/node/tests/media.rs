@@ -133,6 +133,7 @@ fn config(controlling: bool, reveal_addresses: bool, relays: Vec<RelayServer>) -
         relays,
         relay_tls: None,
         loopback: true,
+        proxy: cooee_node::transport::ProxyConfig::none(),
     }
 }
 

@@ -62,12 +62,7 @@ pub(super) fn call(
     cell
 }
 
-fn fill(
-    cell: &mut Cell,
-    caller: &mut User<'_>,
-    callee: &mut User<'_>,
-    talk_s: f64,
-) -> Result<()> {
+fn fill(cell: &mut Cell, caller: &mut User<'_>, callee: &mut User<'_>, talk_s: f64) -> Result<()> {
     callee.node().said();
     let report = caller.call(callee.name(), CallOptions { talk_s })?;
     (cell.ring_ms, cell.setup_ms) = (report.ring_ms, report.voice_ms);

@@ -78,7 +78,7 @@ impl LegTask {
         Self {
             session,
             sockets: Sockets::new(port),
-            streams: Streams::new(config.relay_tls.clone()),
+            streams: Streams::new(config.relay_tls.clone(), config.proxy.clone()),
             config,
             commands,
             events,

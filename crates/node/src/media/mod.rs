@@ -26,6 +26,7 @@ use tokio::sync::{mpsc, watch};
 use self::leg::{Command, LegTask};
 use crate::{
     audio::link::{VoiceReader, VoiceWriter},
+    transport::ProxyConfig,
     udp::UdpEndpoint,
 };
 
@@ -50,6 +51,8 @@ pub struct MediaLegConfig {
     pub relay_tls: Option<Arc<ClientConfig>>,
     /// Offer loopback addresses too (everything on one machine).
     pub loopback: bool,
+    /// Proxy through which streams to relays go.
+    pub proxy: ProxyConfig,
 }
 
 /// Why a leg cannot start.

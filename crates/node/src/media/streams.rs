@@ -8,12 +8,13 @@ use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
-    net::TcpStream,
     sync::mpsc,
     task::JoinHandle,
     time::timeout,
 };
 use tokio_rustls::TlsConnector;
+
+use crate::transport::{ProxyConfig, connect_tcp};
 
 /// Writes that wait for one connection at most (chosen: 2.5 s of voice; older voice is useless, so
 /// the newest is dropped and the peer's concealment does the rest).
@@ -39,6 +40,7 @@ struct Stream {
 
 pub(super) struct Streams {
     tls: Option<Arc<ClientConfig>>,
+    proxy: ProxyConfig,
     open: BTreeMap<RelayId, Stream>,
     sender: mpsc::Sender<(RelayId, StreamEvent)>,
     receiver: mpsc::Receiver<(RelayId, StreamEvent)>,
@@ -53,9 +55,9 @@ impl Drop for Streams {
 }
 
 impl Streams {
-    pub(super) fn new(tls: Option<Arc<ClientConfig>>) -> Self {
+    pub(super) fn new(tls: Option<Arc<ClientConfig>>, proxy: ProxyConfig) -> Self {
         let (sender, receiver) = mpsc::channel(READS_MAX);
-        Self { tls, open: BTreeMap::new(), sender, receiver }
+        Self { tls, proxy, open: BTreeMap::new(), sender, receiver }
     }
 
     /// What happened next on any connection. Cancel safe; the sender lives as long as this.
@@ -67,8 +69,9 @@ impl Streams {
         let (writes, queue) = mpsc::channel(WRITES_MAX);
         let events = self.sender.clone();
         let tls = (transport == RelayTransport::Tls).then(|| self.tls.clone());
+        let proxy = self.proxy.clone();
         let task = tokio::spawn(async move {
-            if let Err(error) = run(id, server, tls, queue, &events).await {
+            if let Err(error) = run(id, (server, &proxy), tls, queue, &events).await {
                 tracing::debug!(%server, %error, "connection to a relay ended");
             }
             // If the leg is gone nobody wants to know.
@@ -97,17 +100,13 @@ impl Streams {
 
 async fn run(
     id: RelayId,
-    server: SocketAddr,
+    (server, proxy): (SocketAddr, &ProxyConfig),
     tls: Option<Option<Arc<ClientConfig>>>,
     queue: mpsc::Receiver<Vec<u8>>,
     events: &mpsc::Sender<(RelayId, StreamEvent)>,
 ) -> io::Result<()> {
-    let connect = async {
-        let stream = TcpStream::connect(server).await?;
-        stream.set_nodelay(true)?;
-        Ok::<_, io::Error>(stream)
-    };
-    let stream = timeout(CONNECT_LIMIT, connect).await??;
+    let connect = connect_tcp(server, proxy);
+    let stream = timeout(CONNECT_LIMIT, connect).await?.map_err(io::Error::other)?;
     let local = stream.local_addr()?;
     match tls {
         None => carry(id, local, stream, queue, events).await,

@@ -67,7 +67,7 @@ impl Serving {
         let (direct_sender, direct) = mpsc::channel(64);
 
         let (super_node, splices) = if serves {
-            let config = super_node_config(settings, invitation, port, relay.clone()).await;
+            let config = super_node_config(settings, invitation, (&own, port), relay.clone()).await;
             let directory = LocalDirectory::new(invitation.root.network_id());
             let (super_node, splices) = SuperNode::start(config, dialer.clone(), directory);
             let serving = super_node.clone();
@@ -167,18 +167,19 @@ fn turn_acceptor(relay: RelayHandle) -> TurnAcceptor {
 async fn super_node_config(
     settings: &Settings,
     invitation: &Invitation,
-    port: u16,
+    (own, port): (&[IpAddr], u16),
     relay: Option<RelayHandle>,
 ) -> SuperNodeConfig {
+    let own = own.to_vec();
     let mint = relay.filter(|_| settings.relay_budget > 0).map(|relay| {
-        let source = move |node: &Certificate, listening: SocketAddr| {
+        let source = move |node: &Certificate, reached: SocketAddr| {
             let minted = relay.mint(node.node(), CREDENTIALS_LIFE);
             Some(TurnCredentials {
                 username: minted.username,
                 password: minted.password,
                 realm: minted.realm,
                 expiry_unix_ms: minted.expires.0,
-                addresses: addresses_to_wire([listening]),
+                addresses: addresses_to_wire(relay_addresses(&own, port, reached)),
             })
         };
         Arc::new(source) as crate::super_node::TurnCredentialSource
@@ -191,6 +192,18 @@ async fn super_node_config(
         turn_credentials: mint,
         ..SuperNodeConfig::default()
     }
+}
+
+/// Where a node that reached us at `reached` finds the relay: first the port for UDP, last the one
+/// that its TCP connections are known to get through to.
+fn relay_addresses(own: &[IpAddr], port: u16, reached: SocketAddr) -> Vec<SocketAddr> {
+    let came_to = reached.ip().to_canonical();
+    let ip = own.iter().copied().find(|ip| ip.is_ipv4() == came_to.is_ipv4()).unwrap_or(came_to);
+    let mut addresses = vec![SocketAddr::new(ip, port)];
+    if reached.port() != port {
+        addresses.push(SocketAddr::new(ip, reached.port()));
+    }
+    addresses
 }
 
 /// Seconds since `started`, for the status.

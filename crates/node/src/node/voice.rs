@@ -17,6 +17,7 @@ use crate::{
     call::LegResources,
     media::MediaLegConfig,
     settings::Settings,
+    transport::ProxyConfig,
 };
 
 /// Calls whose devices were chosen one by one; the oldest choice is forgotten above it.
@@ -27,6 +28,7 @@ pub(super) struct Voice {
     audio: AudioConfig,
     sound: CallSound,
     loopback: bool,
+    proxy: ProxyConfig,
     state: Mutex<State>,
 }
 
@@ -56,6 +58,7 @@ impl Voice {
             audio: AudioConfig { microphone, speaker, mouth_recording },
             sound: CallSound { echo, ..CallSound::default() },
             loopback: settings.loopback,
+            proxy: settings.proxy()?,
             state: Mutex::default(),
         })
     }
@@ -104,20 +107,23 @@ impl Voice {
         let mut relays = Vec::new();
         let mut stun_servers = Vec::new();
         for minted in credentials {
-            for address in addresses_from_wire(&minted.addresses) {
-                stun_servers.push(address);
-                let transports: &[RelayTransport] = if udp_works {
-                    &[RelayTransport::Udp]
-                } else {
-                    &[RelayTransport::Tls, RelayTransport::Tcp]
-                };
-                relays.extend(transports.iter().map(|transport| RelayServer {
-                    address,
-                    transport: *transport,
-                    username: minted.username.clone(),
-                    password: minted.password.clone(),
-                }));
-            }
+            let addresses: Vec<_> = addresses_from_wire(&minted.addresses).into_iter().collect();
+            // UDP is served at the first; the last is on a port that lets our TCP through.
+            let (Some(&first), Some(&last)) = (addresses.first(), addresses.last()) else {
+                continue;
+            };
+            stun_servers.push(first);
+            let ways: &[(RelayTransport, SocketAddr)] = if udp_works {
+                &[(RelayTransport::Udp, first)]
+            } else {
+                &[(RelayTransport::Tls, last), (RelayTransport::Tcp, last)]
+            };
+            relays.extend(ways.iter().map(|&(transport, address)| RelayServer {
+                address,
+                transport,
+                username: minted.username.clone(),
+                password: minted.password.clone(),
+            }));
         }
         let mut state = self.state();
         state.relays = relays;
@@ -136,6 +142,7 @@ impl LegResources for Voice {
             relays: state.relays.clone(),
             relay_tls: state.relay_tls.clone(),
             loopback: self.loopback,
+            proxy: self.proxy.clone(),
         }
     }
 

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use cooee_proto::{identity::Certificate, wire::v1::TurnCredentials};
 
-/// Mints TURN credentials for a node that asks from an address; owned by the relay.
+/// Mints TURN credentials for a node that reached us at this address of ours; owned by the relay.
 pub type TurnCredentialSource =
     Arc<dyn Fn(&Certificate, SocketAddr) -> Option<TurnCredentials> + Send + Sync>;
 

@@ -236,9 +236,9 @@ impl Session<'_> {
             }
             request::Kind::TurnCredentials(_) => {
                 let source = self.shared.config.turn_credentials.as_ref();
-                let from = self.channel.connection().remote_address();
+                let reached = self.channel.connection().local_address();
                 source
-                    .and_then(|source| source(self.peer, from))
+                    .and_then(|source| source(self.peer, reached))
                     .map(answer::Kind::TurnCredentials)
                     .ok_or_else(|| DirectoryError::NotAvailable("no relay here".into()))
             }
