@@ -36,6 +36,11 @@ impl Client {
         Ok(Self { access, http })
     }
 
+    /// Where the API listens, and the page with it.
+    pub(crate) fn access(&self) -> &Access {
+        &self.access
+    }
+
     /// `GET` of a JSON object.
     pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
         self.finish(self.http.get(self.url(path))).await
@@ -48,6 +53,11 @@ impl Client {
         body: &(impl Serialize + Sync),
     ) -> Result<T> {
         self.finish(self.http.post(self.url(path)).json(body)).await
+    }
+
+    /// `DELETE`.
+    pub(crate) async fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
+        self.finish(self.http.delete(self.url(path))).await
     }
 
     /// Follows what happens from now on.
