@@ -94,6 +94,16 @@ impl VoiceSender {
         }
     }
 
+    /// Lets `samples` of time pass without sending, as on hold. The timestamp goes on (RFC 3550
+    /// section 5.1), so that the receiver's delay does not grow by the pause.
+    pub fn skip(&mut self, samples: usize) {
+        let kept = self.sound.len().min(PRIMING_SAMPLES);
+        let unsent = self.sound.len() - kept;
+        self.sound.truncate(kept);
+        self.timestamp = self.timestamp.wrapping_add((unsent + samples) as u32);
+        self.talking = false;
+    }
+
     /// Takes a report of the receiver.
     pub fn handle_feedback(&mut self, now: Instant, feedback: &Feedback) {
         self.rate.handle_feedback(now, feedback);

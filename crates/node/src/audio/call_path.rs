@@ -171,6 +171,7 @@ impl SoundPath for CallPath {
             echo.say(block);
         }
         if self.shared.held.load(Ordering::Relaxed) {
+            self.sender.skip(block.len());
             return;
         }
         if !self.dtmf.replace(block) && self.shared.muted.load(Ordering::Relaxed) {
