@@ -17,7 +17,7 @@ use tokio::{
 
 use super::{
     AttachmentConfig, AttachmentEvent, IncomingSplice, Shared,
-    attempt::{self, Connected},
+    attempt::{self, Connected, Greeted, Place},
     connection::{self, Served},
     watch_request,
 };
@@ -54,6 +54,8 @@ pub(super) struct Driver {
     machine: Machine,
     attempts: BTreeMap<AttemptId, AbortHandle>,
     channels: BTreeMap<AttemptId, ControlChannel>,
+    greeted: Greeted,
+    places: BTreeMap<AttemptId, Place>,
     in_use: Option<AttemptId>,
     inputs: mpsc::Sender<Input>,
     input_queue: mpsc::Receiver<Input>,
@@ -80,6 +82,8 @@ impl Driver {
             machine,
             attempts: BTreeMap::new(),
             channels: BTreeMap::new(),
+            greeted: Greeted::default(),
+            places: BTreeMap::new(),
             in_use: None,
             inputs,
             input_queue,
@@ -141,6 +145,7 @@ impl Driver {
                 }
             }
             Input::Lost(id) => {
+                self.places.remove(&id);
                 if let Some(channel) = self.channels.remove(&id) {
                     tracing::info!(connection = ?channel.connection(), "super node lost");
                     self.machine.handle_lost(now, id);
@@ -153,12 +158,13 @@ impl Driver {
     }
 
     fn attached(&mut self, now: Now, id: AttemptId, connected: Connected) {
-        let Connected { channel, inbox, theirs, round_trip } = connected;
+        let Connected { channel, inbox, theirs, round_trip, place } = connected;
         let Some(node) = channel.connection().node() else { return };
         self.bytes += channel.connection().bytes().total();
         self.observed_address = theirs.observed_address;
         self.note_clock(now, theirs.unix);
         self.channels.insert(id, channel.clone());
+        self.places.insert(id, place);
         tokio::spawn(connection::serve(Served {
             attempt: id,
             channel,
@@ -195,6 +201,7 @@ impl Driver {
                     }
                 }
                 Output::Close { attempt } => {
+                    self.places.remove(&attempt);
                     if let Some(channel) = self.channels.remove(&attempt) {
                         channel.connection().close();
                     }
@@ -218,8 +225,9 @@ impl Driver {
     fn connect(&mut self, id: AttemptId, to: SocketAddr) {
         let (dialer, inputs) = (self.start.dialer.clone(), self.inputs.clone());
         let port = self.start.config.listening_port;
+        let greeted = self.greeted.clone();
         let task = tokio::spawn(async move {
-            let result = Box::new(attempt::connect(&dialer, to, port).await);
+            let result = Box::new(attempt::connect(&dialer, to, port, &greeted).await);
             let _ = inputs.send(Input::Attempted(id, result)).await;
         });
         self.attempts.insert(id, task.abort_handle());

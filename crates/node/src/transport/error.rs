@@ -106,6 +106,9 @@ pub enum TransportError {
     /// The node wanted is not attached anywhere we know.
     #[error("node {0} is not reachable")]
     NotReachable(NodeId),
+    /// There is a connection to this super node already, by another of its addresses.
+    #[error("super node {0} is connected already")]
+    AlreadyConnected(NodeId),
     /// The connection has ended.
     #[error("the connection is closed")]
     Closed,

@@ -13,6 +13,8 @@ pub enum Failure {
     ConnectionRefused,
     /// No answer.
     TimedOut,
+    /// It is the super node in use or the warm one, at another of its addresses.
+    AlreadyConnected,
     /// The proxy is at fault.
     Proxy(String),
     /// The super node is full and names others.
@@ -35,7 +37,14 @@ pub enum Failure {
 impl Failure {
     /// Whether it tells something about the super node rather than about us.
     pub(super) fn is_the_entrys(&self) -> bool {
-        !matches!(self, Self::NoNetwork | Self::Proxy(_) | Self::Clock(_) | Self::OwnCertificate(_))
+        !matches!(
+            self,
+            Self::NoNetwork
+                | Self::AlreadyConnected
+                | Self::Proxy(_)
+                | Self::Clock(_)
+                | Self::OwnCertificate(_)
+        )
     }
 }
 
