@@ -3,6 +3,7 @@
 pub mod cli;
 pub mod deployment;
 pub mod emulator;
+pub mod login;
 pub mod matrix;
 pub mod measure;
 pub mod network;

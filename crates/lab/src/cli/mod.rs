@@ -4,6 +4,7 @@
 //! the result.
 
 mod bench;
+mod login;
 mod matrix;
 mod topology;
 
@@ -28,6 +29,8 @@ pub enum LabCommand {
     Example,
     /// Measure the link emulator against what it was told to do
     Link(bench::LinkArgs),
+    /// Log in from the paper's three set-ups: time and bytes (Table I)
+    Login(login::LoginArgs),
     /// Call from every kind of place to every other and compare with what must be possible
     Matrix(matrix::MatrixArgs),
 }
@@ -42,6 +45,7 @@ pub fn run(command: LabCommand, json: bool) -> Result<()> {
             Ok(())
         }
         LabCommand::Link(arguments) => bench::link(&arguments, json),
+        LabCommand::Login(arguments) => login::run(&arguments, json),
         LabCommand::Matrix(arguments) => matrix::run(&arguments, json),
     }
 }

@@ -24,6 +24,8 @@ pub struct UserOptions {
     pub echoes: bool,
     /// Keeps what the microphone said, and what the speaker played, for measuring.
     pub records: bool,
+    /// Not the first device of a new user, but one more of a user that is there, of this name.
+    pub device: Option<String>,
     /// HTTP CONNECT proxy to use.
     pub proxy: Option<String>,
     /// Further arguments of `cooee up`.
@@ -48,9 +50,14 @@ impl<'d> User<'d> {
         name: &str,
         options: UserOptions,
     ) -> Result<Self> {
-        let profile = deployment.path(name)?;
+        let profile = deployment.path(&folder_name(name, &options))?;
         let environment = [("COOEE_PASSWORD", PASSWORD)];
-        let mut arguments = vec!["register", name, "--profile-dir", &profile];
+        let mut arguments = vec![
+            if options.device.is_some() { "login" } else { "register" },
+            name,
+            "--profile-dir",
+            &profile,
+        ];
         arguments.extend(["--invitation", deployment.invitation()]);
         if let Some(proxy) = &options.proxy {
             arguments.extend(["--proxy", proxy]);
@@ -117,6 +124,11 @@ impl<'d> User<'d> {
     }
 }
 
+/// Name of the device's profile and log.
+fn folder_name(user: &str, options: &UserOptions) -> String {
+    options.device.as_ref().map_or(user.to_owned(), |device| format!("{user}-{device}"))
+}
+
 /// Starts the node and waits until it is attached.
 fn start_node(
     deployment: &Deployment<'_>,
@@ -124,7 +136,8 @@ fn start_node(
     name: &str,
     options: &UserOptions,
 ) -> Result<(Daemon, Value)> {
-    let profile = deployment.path(name)?;
+    let folder = folder_name(name, options);
+    let profile = deployment.path(&folder)?;
     let mut arguments = vec![if options.echoes { "echo" } else { "up" }];
     arguments.extend(["--profile-dir", &profile, "--no-well-known-ports"]);
     arguments.extend(["--super-node", "never"]);
@@ -153,7 +166,7 @@ fn start_node(
         arguments.extend(["--bind", "127.0.0.1", "--loopback"]);
     }
     arguments.extend(options.more.iter().map(String::as_str));
-    let mut node = deployment.daemon(name, host, &arguments)?;
+    let mut node = deployment.daemon(&folder, host, &arguments)?;
     let attached = node
         .wait_for("attachment", LOGIN_PATIENCE, |line| {
             (line["event"] == "attached").then(|| line.clone())

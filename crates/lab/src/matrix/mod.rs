@@ -84,7 +84,7 @@ impl MatrixPlan {
 }
 
 /// Login server and super nodes, each with a public address.
-const SERVERS: [&str; 4] = ["login", "sn1", "sn2", "sn3"];
+pub(crate) const SERVERS: [&str; 4] = ["login", "sn1", "sn2", "sn3"];
 
 /// The plan of a network of [`SERVERS`], whose super nodes also listen on 443 and 80.
 pub(crate) fn servers_plan() -> DeploymentPlan {

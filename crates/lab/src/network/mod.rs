@@ -105,6 +105,14 @@ impl Network {
         Some(self.wire(host)?.outer_ipv4)
     }
 
+    /// Bytes that have passed a host's interface, both ways, packet headers included.
+    pub fn bytes(&self, host: &str) -> Result<u64> {
+        let shown = ["-n", &self.namespace(host), "-s", "-j", "link", "show", OUTSIDE];
+        let shown: serde_json::Value = serde_json::from_str(&run("ip", &shown)?)?;
+        let of = |way: &str| shown[0]["stats64"][way]["bytes"].as_u64();
+        Ok(of("rx").zip(of("tx")).map(|(rx, tx)| rx + tx).context("ip counts bytes")?)
+    }
+
     /// The emulated link of a place, to change it while it runs.
     pub fn link(&self, place: &str) -> Option<&LinkHandle> {
         self.links.get(place)

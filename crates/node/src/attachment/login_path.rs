@@ -15,8 +15,8 @@ use crate::transport::{ByteStream, ConnectionLimits, Dialer, TransportError};
 
 /// Pause between two starts (RFC 8305 section 5).
 const STAGGER: Duration = Duration::from_millis(250);
-/// Ways tried. Chosen: a few login servers and a dozen super nodes.
-const WAYS_MAX: usize = 20;
+/// Ways tried. Chosen: a few login servers, and three ports of a dozen super nodes.
+const WAYS_MAX: usize = 40;
 /// Time for one way.
 const WAY_TIME: Duration = Duration::from_secs(10);
 
@@ -41,7 +41,8 @@ pub async fn open_login_path(
     super_nodes: &[SocketAddr],
 ) -> Result<LoginPath, TransportError> {
     let direct = login_servers.iter().map(|address| (*address, false));
-    let through = super_nodes.iter().map(|address| (*address, true));
+    let through = super_nodes.iter().flat_map(|address| with_well_known_ports(*address));
+    let through = through.map(|address| (address, true));
     let mut ways = direct.chain(through).take(WAYS_MAX);
     let mut racing = FuturesUnordered::<BoxFuture<'_, _>>::new();
     let mut last = TransportError::NoNetwork("no login server is known".into());
@@ -58,6 +59,12 @@ pub async fn open_login_path(
             Ok(None) | Err(_) => {}
         }
     }
+}
+
+/// A super node's own port first, then those that pass most firewalls.
+fn with_well_known_ports(address: SocketAddr) -> impl Iterator<Item = SocketAddr> {
+    let others = [443, 80].into_iter().filter(move |port| *port != address.port());
+    std::iter::once(address).chain(others.map(move |port| SocketAddr::new(address.ip(), port)))
 }
 
 async fn way(

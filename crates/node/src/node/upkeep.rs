@@ -219,12 +219,14 @@ async fn keep_relays(node: Weak<Node>) {
         }
         let credentials = attachment.all_turn_credentials().await;
         let is_known = !credentials.is_empty();
-        let udp_works =
-            !matches!(&*status.borrow_and_update(), Attached::Attached { udp: Udp::Blocked, .. });
+        let udp = match &*status.borrow_and_update() {
+            Attached::Attached { udp, .. } => *udp,
+            _ => Udp::Unknown,
+        };
         {
             let Some(node) = node.upgrade() else { return };
             let tls = node.tls.client_config(alpn::TURN, crate::transport::ExpectedPeer::Anybody);
-            node.voice.learn_relays(&credentials, udp_works, tls.ok());
+            node.voice.learn_relays(&credentials, udp, tls.ok());
         }
         let pause = if is_known { RELAYS_EVERY } else { RELAYS_RETRY };
         tokio::select! {

@@ -8,7 +8,9 @@ use std::{
 };
 
 use cooee_media::session::{RelayServer, RelayTransport};
-use cooee_proto::{call::CallId, control::addresses_from_wire, wire::v1::TurnCredentials};
+use cooee_proto::{
+    attachment::Udp, call::CallId, control::addresses_from_wire, wire::v1::TurnCredentials,
+};
 
 use super::NodeError;
 use crate::{
@@ -96,12 +98,12 @@ impl Voice {
         state.chosen.insert(call, audio);
     }
 
-    /// Replaces the relays by those that the credentials are for. Without UDP only streams are
-    /// worth a try.
+    /// Replaces the relays by those that the credentials are for. Where UDP is known to
+    /// work or not, only that way is worth a try.
     pub(super) fn learn_relays(
         &self,
         credentials: &[TurnCredentials],
-        udp_works: bool,
+        udp: Udp,
         relay_tls: Option<Arc<rustls::ClientConfig>>,
     ) {
         let mut relays = Vec::new();
@@ -113,10 +115,10 @@ impl Voice {
                 continue;
             };
             stun_servers.push(first);
-            let ways: &[(RelayTransport, SocketAddr)] = if udp_works {
-                &[(RelayTransport::Udp, first)]
-            } else {
-                &[(RelayTransport::Tls, last), (RelayTransport::Tcp, last)]
+            let ways: &[(RelayTransport, SocketAddr)] = match udp {
+                Udp::Works => &[(RelayTransport::Udp, first)],
+                Udp::Unknown => &[(RelayTransport::Udp, first), (RelayTransport::Tls, last)],
+                Udp::Blocked => &[(RelayTransport::Tls, last), (RelayTransport::Tcp, last)],
             };
             relays.extend(ways.iter().map(|&(transport, address)| RelayServer {
                 address,
