@@ -120,7 +120,8 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let output = Output::new(cli.json);
     let filter = EnvFilter::try_from_env("COOEE_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).init();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    log.with_ansi(output::wants_colour(&io::stderr())).init();
     match run(cli.command, output) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

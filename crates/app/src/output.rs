@@ -18,8 +18,7 @@ pub(crate) struct Output {
 impl Output {
     /// Decides on colour from the terminal and `NO_COLOR`.
     pub(crate) fn new(json: bool) -> Self {
-        let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-        Self { json, colour: !json && !refused && io::stdout().is_terminal() }
+        Self { json, colour: !json && wants_colour(&io::stdout()) }
     }
 
     /// A result: `object` for scripts, `sentence` for people.
@@ -71,6 +70,12 @@ impl Output {
     fn paint(self, code: &str, text: impl Display) -> String {
         if self.colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_string() }
     }
+}
+
+/// Whether colour is wanted on `stream`: on a terminal, unless `NO_COLOR` is set.
+pub(crate) fn wants_colour(stream: &impl IsTerminal) -> bool {
+    let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    !refused && stream.is_terminal()
 }
 
 /// A reader that went away (`| head`) is no error of ours.
