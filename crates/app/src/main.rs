@@ -22,7 +22,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::{
     client::Client,
-    commands::{account, call, measure, people, status, talk, up},
+    commands::{account, account_care, call, doctor, measure, people, status, talk, up},
     output::Output,
     profile::ProfileArgs,
 };
@@ -50,6 +50,9 @@ enum Command {
     Register(account::AccountArgs),
     /// Use an account on this device too
     Login(account::AccountArgs),
+    /// Change the password, list and remove devices, remove the account
+    #[command(subcommand)]
+    Account(account_care::AccountCommand),
     /// Run the node: be reachable, call and be called
     Up(up::NodeArgs),
     /// Run the echo user, who answers and plays back what it hears
@@ -62,6 +65,8 @@ enum Command {
     Status(ProfileArgs),
     /// Print what happens, as it happens
     Events(ProfileArgs),
+    /// Find out what this network lets through and whether everything is in order
+    Doctor(doctor::DoctorArgs),
     /// List microphones and speakers
     Devices,
     /// Call somebody and stay until the call is over
@@ -171,6 +176,8 @@ async fn run_async(command: Command, output: Output) -> Result<()> {
         Command::Dtmf(run) => talk::dtmf(run.arguments, &client(&run.profile)?, output).await,
         Command::Calls(profile) => talk::list(&client(&profile)?, output).await,
         Command::Records(profile) => talk::records(&client(&profile)?, output).await,
+        Command::Account(command) => account_care::run(command, output).await,
+        Command::Doctor(arguments) => doctor::doctor(arguments, output).await,
         Command::Buddies(command) => people::buddies(command, output).await,
         Command::Message(arguments) => people::message(arguments, output).await,
         Command::Messages(profile) => people::messages(&profile, output).await,

@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// This program's version, as the login server is told.
-const PROGRAM_VERSION: u64 = program_version(
+pub(crate) const PROGRAM_VERSION: u64 = program_version(
     part(env!("CARGO_PKG_VERSION_MAJOR")),
     part(env!("CARGO_PKG_VERSION_MINOR")),
     part(env!("CARGO_PKG_VERSION_PATCH")),
@@ -132,6 +132,18 @@ impl<'p> Account<'p> {
         let mut line = self.open().await?;
         let session = line.client.login(name, password, &self.device(), 0).await?;
         self.keep(&session, start, &line)
+    }
+
+    /// Logs this device in again; the line stays open for what needs the password. Nothing in the
+    /// profile changes.
+    pub async fn log_in_again(
+        &self,
+        name: &UserName,
+        password: &Password,
+    ) -> Result<(LoginLine, Session), AccountError> {
+        let mut line = self.open().await?;
+        let session = line.client.login(name, password, &self.device(), 0).await?;
+        Ok((line, session))
     }
 
     /// Makes this device a dedicated super node that is reached at `addresses`.

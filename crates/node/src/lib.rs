@@ -8,6 +8,7 @@ pub mod api;
 pub mod attachment;
 pub mod audio;
 pub mod call;
+pub mod doctor;
 pub mod login_server;
 pub mod media;
 pub mod node;

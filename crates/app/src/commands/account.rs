@@ -1,6 +1,9 @@
 //! `cooee register`, `cooee login`: get an account, or use one on one more device.
 
-use std::{io::Read, path::PathBuf};
+use std::{
+    io::Read,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result, bail};
 use cooee_node::{
@@ -62,7 +65,7 @@ async fn run(arguments: AccountArgs, output: Output, is_new: bool) -> Result<()>
     let profile = arguments.profile.open()?;
     let settings =
         Settings { proxy: arguments.proxy.clone(), ..Settings::load(profile.directory())? };
-    let password = password(&arguments, is_new)?;
+    let password = password(arguments.password_file.as_deref(), is_new)?;
     let account = Account::new(&profile, invitation, settings.proxy()?)?;
     output.note("talking to the login server …");
     let display_name = arguments.display_name.as_deref().unwrap_or(name.as_str());
@@ -101,8 +104,9 @@ pub(crate) fn explain(error: AccountError) -> anyhow::Error {
     Failure::new(kind, error.to_string()).into()
 }
 
-fn password(arguments: &AccountArgs, is_new: bool) -> Result<Password> {
-    let text = match &arguments.password_file {
+/// The password of the file, the environment or the terminal.
+pub(crate) fn password(file: Option<&Path>, is_new: bool) -> Result<Password> {
+    let text = match file {
         Some(path) if path.as_os_str() == "-" => {
             let mut text = String::new();
             std::io::stdin().read_to_string(&mut text)?;
@@ -112,18 +116,19 @@ fn password(arguments: &AccountArgs, is_new: bool) -> Result<Password> {
             .with_context(|| format!("cannot read the password from {}", path.display()))?,
         None => match std::env::var("COOEE_PASSWORD") {
             Ok(text) => text,
-            Err(_) => ask(is_new)?,
+            Err(_) => ask("Password: ", is_new)?,
         },
     };
     Ok(Password::new(text.trim_end_matches(['\r', '\n']))?)
 }
 
-fn ask(is_new: bool) -> Result<String> {
-    let text = rpassword::prompt_password("Password: ").context(
+/// Asks on the terminal; twice where a mistake would lock somebody out.
+pub(crate) fn ask(question: &str, is_new: bool) -> Result<String> {
+    let text = rpassword::prompt_password(question).context(
         "no terminal to ask for the password on: set COOEE_PASSWORD or give --password-file",
     )?;
     if is_new && text != rpassword::prompt_password("The same again: ")? {
-        bail!("the two passwords differ; nothing was registered");
+        bail!("the two passwords differ; nothing was changed");
     }
     Ok(text)
 }
