@@ -4,6 +4,7 @@
 //! the result.
 
 mod bench;
+mod cost;
 mod login;
 mod matrix;
 mod topology;
@@ -31,6 +32,8 @@ pub enum LabCommand {
     Link(bench::LinkArgs),
     /// Log in from the paper's three set-ups: time and bytes (Table I)
     Login(login::LoginArgs),
+    /// Measure what a node and a super node cost their machine
+    Cost(cost::CostArgs),
     /// Call from every kind of place to every other and compare with what must be possible
     Matrix(matrix::MatrixArgs),
 }
@@ -46,6 +49,7 @@ pub fn run(command: LabCommand, json: bool) -> Result<()> {
         }
         LabCommand::Link(arguments) => bench::link(&arguments, json),
         LabCommand::Login(arguments) => login::run(&arguments, json),
+        LabCommand::Cost(arguments) => cost::cost(&arguments, json),
         LabCommand::Matrix(arguments) => matrix::run(&arguments, json),
     }
 }
