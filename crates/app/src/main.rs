@@ -22,7 +22,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::{
     client::Client,
-    commands::{account, account_care, call, doctor, measure, people, status, talk, up},
+    commands::{account, account_care, call, doctor, measure, people, search, status, talk, up},
     output::Output,
     profile::ProfileArgs,
 };
@@ -87,6 +87,10 @@ enum Command {
     Unmute(Run<talk::WhichArgs>),
     /// Press keys in a call
     Dtmf(Run<talk::DtmfArgs>),
+    /// Find users by name, or by a pattern such as 'ali*'
+    Search(Run<search::SearchArgs>),
+    /// Show which super nodes keep a name, as a super node sees it
+    Keepers(Run<search::KeepersArgs>),
     /// List the calls that are not over
     Calls(ProfileArgs),
     /// List the records of past calls
@@ -174,6 +178,10 @@ async fn run_async(command: Command, output: Output) -> Result<()> {
         Command::Mute(run) => act(run, "mute", "muted").await,
         Command::Unmute(run) => act(run, "unmute", "unmuted").await,
         Command::Dtmf(run) => talk::dtmf(run.arguments, &client(&run.profile)?, output).await,
+        Command::Search(run) => search::search(run.arguments, &client(&run.profile)?, output).await,
+        Command::Keepers(run) => {
+            search::keepers(run.arguments, &client(&run.profile)?, output).await
+        }
         Command::Calls(profile) => talk::list(&client(&profile)?, output).await,
         Command::Records(profile) => talk::records(&client(&profile)?, output).await,
         Command::Account(command) => account_care::run(command, output).await,

@@ -12,6 +12,7 @@ pub mod doctor;
 pub mod login_server;
 pub mod media;
 pub mod node;
+pub mod overlay;
 pub mod peer;
 pub mod people;
 pub mod profile;

@@ -86,6 +86,10 @@ pub struct Settings {
     pub echo_delay_ms: Option<u64>,
     /// What happens when a call arrives.
     pub answer: AnswerMode,
+    /// What others see beside the user name; none: the user name alone.
+    pub display_name: Option<String>,
+    /// Searches by wildcard may show this user.
+    pub listed: bool,
     /// HTTP CONNECT proxy, `http://host:port`; none: the environment's.
     pub proxy: Option<String>,
     /// Port of the local API on loopback; 0: any free one.
@@ -108,6 +112,8 @@ impl Default for Settings {
             mouth_recording: None,
             echo_delay_ms: None,
             answer: AnswerMode::Ring,
+            display_name: None,
+            listed: true,
             proxy: None,
             api_port: 0,
         }

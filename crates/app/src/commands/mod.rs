@@ -6,6 +6,7 @@ pub(crate) mod call;
 pub(crate) mod doctor;
 pub(crate) mod measure;
 pub(crate) mod people;
+pub(crate) mod search;
 pub(crate) mod status;
 pub(crate) mod talk;
 pub(crate) mod up;

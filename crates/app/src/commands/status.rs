@@ -26,6 +26,16 @@ pub(crate) async fn status(client: &Client, output: Output) -> Result<()> {
     output.line(format!("  port         {} (TCP and UDP)", status.port));
     output.line(format!("  node         {}", status.node));
     output.line(format!("  network      {}", status.network));
+    if let Some(overlay) = &status.overlay {
+        output.line(format!(
+            "  overlay      {} super nodes ({} dead), {} nodes attached here ({} %), {} entries kept",
+            overlay.members, overlay.dead, overlay.attached, overlay.load_percent, overlay.entries
+        ));
+        output.line(format!(
+            "  look-ups     {}, {} from the cache, {} answered by nobody",
+            overlay.look_ups, overlay.cache_hits, overlay.by_nobody
+        ));
+    }
     output.line(format!("  memory       {:.1} MiB", status.rss_mib));
     output.line(format!("  calls        {}", status.calls));
     Ok(())

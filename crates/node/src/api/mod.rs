@@ -8,6 +8,7 @@ mod calls;
 mod events;
 mod page;
 mod people;
+mod search;
 pub mod types;
 
 use std::{io, net::Ipv4Addr, path::Path, sync::Arc};
@@ -98,6 +99,7 @@ fn router(served: Served) -> Router {
         .merge(calls::routes())
         .merge(events::routes())
         .merge(people::routes())
+        .merge(search::routes())
         .layer(middleware::from_fn_with_state(served.clone(), check_token));
     Router::new()
         .route("/healthz", get(|| async { "ok" }))

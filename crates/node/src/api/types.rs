@@ -51,6 +51,9 @@ pub struct Status {
     pub port: u16,
     /// This node serves others.
     pub is_super_node: bool,
+    /// The overlay as a super node sees it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overlay: Option<OverlayFacts>,
     /// Bytes of voice that this node has relayed for others since its start.
     pub relayed_bytes: u64,
     /// When the certificate must have been renewed.
@@ -61,6 +64,45 @@ pub struct Status {
     pub rss_mib: f64,
     /// Seconds since start.
     pub uptime_s: u64,
+}
+
+/// The overlay of super nodes, as one of them sees it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OverlayFacts {
+    /// Where this super node tells others that it is.
+    pub address: String,
+    /// Super nodes alive or suspect, this one among them.
+    pub members: usize,
+    /// Super nodes remembered as dead.
+    pub dead: usize,
+    /// The membership has been learnt.
+    pub joined: bool,
+    /// Nodes attached here.
+    pub attached: usize,
+    /// The same in percent of what this super node takes.
+    pub load_percent: u32,
+    /// Shards of the Global Index kept here.
+    pub shards: usize,
+    /// Entries of the Global Index kept here.
+    pub entries: usize,
+    /// Names in the cache.
+    pub cached: usize,
+    /// Names watched for attached nodes.
+    pub watched: usize,
+    /// Keepers whose voice does not count at present.
+    pub distrusted: usize,
+    /// Look-ups begun for attached nodes.
+    pub look_ups: u64,
+    /// Of these, answered from the cache.
+    pub cache_hits: u64,
+    /// Answered by the first keepers asked.
+    pub by_keepers: u64,
+    /// Answered after more keepers were asked.
+    pub by_more_keepers: u64,
+    /// Answered by nobody.
+    pub by_nobody: u64,
+    /// Suspicions of this node that it refuted.
+    pub refutations: u64,
 }
 
 /// `POST /v1/calls`.

@@ -22,6 +22,7 @@ use std::{
 use bytes::Bytes;
 use cooee_proto::{
     attachment::{Config, PortKind, Status},
+    clock::UnixTime,
     control::{name_key, node_id},
     host_cache::{Entry, HostCache},
     identity::{NameKey, NodeId},
@@ -66,6 +67,17 @@ pub struct FoundDevice {
     pub super_nodes: Vec<NodeId>,
     /// Its record as published, opaque here.
     pub record: Bytes,
+    /// When its super node saw it go; `None` while it is attached.
+    pub departed: Option<UnixTime>,
+}
+
+/// One page of a search by wildcard.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SearchPage {
+    /// Devices of users that match, best first.
+    pub found: Vec<FoundDevice>,
+    /// What to give for the next page, if there is one.
+    pub next: Option<Bytes>,
 }
 
 /// A splice that another node opened to this one, already accepted.
@@ -283,8 +295,33 @@ impl Attachment {
 
     /// Looks a name up; an unknown one gives an empty list.
     pub async fn look_up(&self, key: NameKey) -> Result<Vec<FoundDevice>, TransportError> {
+        self.look_up_at(key, false).await
+    }
+
+    /// The same, passing by the cache of the super node: after what it said has failed.
+    pub async fn look_up_fresh(&self, key: NameKey) -> Result<Vec<FoundDevice>, TransportError> {
+        self.look_up_at(key, true).await
+    }
+
+    /// Searches by wildcard, one page; `after` is empty for the first.
+    pub async fn search(&self, pattern: &str, after: Bytes) -> Result<SearchPage, TransportError> {
+        let search = v1::Search { pattern: pattern.to_owned(), after };
+        match self.request(request::Kind::Search(search)).await? {
+            answer::Kind::SearchResult(result) => Ok(SearchPage {
+                found: found_devices(&result.found),
+                next: Some(result.next).filter(|next| !next.is_empty()),
+            }),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    async fn look_up_at(
+        &self,
+        key: NameKey,
+        fresh: bool,
+    ) -> Result<Vec<FoundDevice>, TransportError> {
         let name_key = Bytes::copy_from_slice(key.as_bytes());
-        let look_up = LookUp { name_key, local_only: false };
+        let look_up = LookUp { name_key, local_only: false, fresh };
         match self.request(request::Kind::LookUp(look_up)).await? {
             answer::Kind::LookUpResult(result) => Ok(found_devices(&result.found)),
             other => Err(unexpected(&other)),
@@ -392,6 +429,7 @@ fn found_devices(found: &[v1::Found]) -> Vec<FoundDevice> {
                 .filter_map(|id| node_id(id).ok())
                 .collect(),
             record: found.record.clone(),
+            departed: (found.departed_unix_ms > 0).then_some(UnixTime(found.departed_unix_ms)),
         })
     };
     found.iter().take(DEVICES_MAX).filter_map(device).collect()

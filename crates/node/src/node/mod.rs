@@ -10,6 +10,8 @@
 
 mod finding;
 mod people;
+mod publishing;
+mod searching;
 mod serving;
 mod status;
 mod upkeep;
@@ -30,13 +32,14 @@ use serde_json::Value;
 use tokio::sync::{broadcast, mpsc, watch};
 
 pub use self::serving::own_addresses;
-use self::{finding::Finder, serving::Serving, voice::Voice};
+use self::{finding::Finder, publishing::Publication, serving::Serving, voice::Voice};
 use crate::{
     account::resolve,
     api::types::{PlaceCall, Problem},
     attachment::{Attachment, AttachmentConfig, UdpProber},
     call::{CallService, CallServiceConfig, run_legs},
     login_server::{random_seed, unix_now},
+    overlay::LiveTrust,
     peer::{Peers, PeersConfig},
     people::{People, PeopleConfig},
     profile::{Profile, ProfileError},
@@ -138,6 +141,7 @@ pub struct Node {
     peers: Option<Peers>,
     people: Option<People>,
     voice: Arc<Voice>,
+    publication: Publication,
     facts: Mutex<Facts>,
 }
 
@@ -166,8 +170,9 @@ impl Node {
         let endpoint = settings.open_udp(&profile, bind)?;
         let port = endpoint.local_addresses().first().map_or(0, SocketAddr::port);
         let serves = settings.serves(user.is_some());
+        let known = publishing::known_super_nodes(&profile);
         let (serving, arrivals) =
-            Serving::start(&settings, &invitation, &endpoint, &dialer, (bind, port), serves)
+            Serving::start(&settings, &invitation, &endpoint, &dialer, (bind, port), serves, known)
                 .await?;
 
         let (events, _) = broadcast::channel(EVENTS_MAX);
@@ -188,12 +193,13 @@ impl Node {
             peers: None,
             people: None,
             voice,
+            publication: Publication::default(),
             facts: Mutex::default(),
         };
         let mut incoming = None;
         if let Some(user) = user {
             let (attachment, came) = node.attach(dialer).await;
-            let finder = Finder::new(attachment.clone(), node.invitation.root.network_id());
+            let finder = Finder::new(attachment.clone(), LiveTrust::new(tls.clone()));
             let finder = Arc::new(finder);
             let (peers, peer_events) = Peers::new(tls, finder.clone(), PeersConfig::default());
             let (media, media_commands) = mpsc::channel(256);
@@ -356,6 +362,7 @@ impl Node {
             peers.close();
         }
         self.store_host_cache();
+        self.store_super_nodes();
         if let Some(attachment) = &self.attachment {
             let _ = tokio::time::timeout(FAREWELL, attachment.stop()).await;
         }

@@ -18,9 +18,10 @@ use tokio::sync::mpsc;
 use super::NodeError;
 use crate::{
     account::resolve,
+    overlay::{OverlayDirectory, OverlayStart},
     relay::{RelayHandle, RelayOptions},
     settings::Settings,
-    super_node::{LocalDirectory, LocalSplice, SuperNode, SuperNodeConfig},
+    super_node::{LocalSplice, SuperNode, SuperNodeConfig},
     transport::{Accepted, Dialer, EndToEndStream, Listener, ListenerConfig, TurnAcceptor},
     udp::UdpEndpoint,
 };
@@ -41,6 +42,7 @@ pub(super) struct Arrivals {
 /// The serving half of a node.
 pub(super) struct Serving {
     pub(super) super_node: Option<SuperNode>,
+    pub(super) overlay: Option<Arc<OverlayDirectory>>,
     pub(super) relay: Option<RelayHandle>,
 }
 
@@ -53,6 +55,7 @@ impl Serving {
         dialer: &Dialer,
         (bind, port): (IpAddr, u16),
         serves: bool,
+        known: Vec<SocketAddr>,
     ) -> Result<(Self, Arrivals), NodeError> {
         let own = own_addresses(settings)?;
         let relay = if serves { Some(start_relay(settings, endpoint, &own)?) } else { None };
@@ -66,9 +69,18 @@ impl Serving {
         let mut listener = Listener::bind(listening, dialer.tls().clone()).await?;
         let (direct_sender, direct) = mpsc::channel(64);
 
+        let mut overlay = None;
         let (super_node, splices) = if serves {
             let config = super_node_config(settings, invitation, (&own, port), relay.clone()).await;
-            let directory = LocalDirectory::new(invitation.root.network_id());
+            let mut contacts = known;
+            contacts.splice(0..0, config.seeds.iter().copied());
+            let start = OverlayStart {
+                address: own_address(&own, &contacts, port),
+                capacity: u32::try_from(config.attached_max).unwrap_or(u32::MAX),
+                contacts,
+            };
+            let directory = OverlayDirectory::start(start, dialer.tls(), endpoint);
+            overlay = Some(directory.clone());
             let (super_node, splices) = SuperNode::start(config, dialer.clone(), directory);
             let serving = super_node.clone();
             tokio::spawn(
@@ -86,11 +98,14 @@ impl Serving {
             });
             (None, None)
         };
-        Ok((Self { super_node, relay }, Arrivals { splices, direct }))
+        Ok((Self { super_node, overlay, relay }, Arrivals { splices, direct }))
     }
 
-    /// Sends attached nodes elsewhere and waits, but no longer than `patience`.
+    /// Tells everybody that this node serves no longer, sends attached nodes elsewhere and waits, but no longer than `patience`.
     pub(super) async fn drain(&self, patience: Duration) {
+        if let Some(overlay) = &self.overlay {
+            overlay.leave();
+        }
         if let Some(super_node) = &self.super_node {
             super_node.drain(patience).await;
         }
@@ -128,6 +143,14 @@ fn source_towards(outside: IpAddr) -> Option<IpAddr> {
     let socket = UdpSocket::bind((any, 0)).ok()?;
     socket.connect((outside, 9)).ok()?;
     socket.local_addr().ok().map(|address| address.ip())
+}
+
+/// Where the overlay says that this super node is: the first address under which others reach it. A
+/// machine without a way outside is a network of its own.
+fn own_address(own: &[IpAddr], contacts: &[SocketAddr], port: u16) -> SocketAddr {
+    let towards = || contacts.iter().find_map(|contact| source_towards(contact.ip()));
+    let ip = own.first().copied().or_else(towards).unwrap_or(Ipv4Addr::LOCALHOST.into());
+    SocketAddr::new(ip, port)
 }
 
 fn start_relay(

@@ -4,7 +4,10 @@ use cooee_proto::attachment::{Status as Attached, Udp};
 use prometheus_client::{encoding::text::encode, metrics::gauge::Gauge, registry::Registry};
 
 use super::{Node, serving::seconds_since};
-use crate::api::types::Status;
+use crate::{
+    api::types::{OverlayFacts, Status},
+    overlay::OverlayDirectory,
+};
 
 /// Bytes of a page of memory; `/proc` counts in pages.
 fn page_bytes() -> u64 {
@@ -50,6 +53,7 @@ impl Node {
             login_ms,
             login_bytes,
             port: self.port,
+            overlay: self.overlay().map(overlay_facts),
             is_super_node: self.serving.as_ref().is_some_and(|it| it.super_node.is_some()),
             relayed_bytes: relay.map_or(0, |relay| relay.counts().relayed_bytes),
             certificate_expires_unix_ms: certificate.map_or(0, |it| it.not_after().0),
@@ -79,6 +83,9 @@ impl Node {
                 attached.set(super_node.attached().len() as i64);
                 registry.register("super_node_attached", "Nodes attached here", attached);
             }
+            if let Some(overlay) = &serving.overlay {
+                register_overlay(&mut registry, &overlay_facts(overlay));
+            }
             if let Some(relay) = &serving.relay {
                 let counts = relay.counts();
                 for (name, help, value) in [
@@ -95,6 +102,53 @@ impl Node {
         let mut text = String::new();
         encode(&mut text, &registry).expect("strings take anything");
         text
+    }
+}
+
+fn overlay_facts(overlay: &OverlayDirectory) -> OverlayFacts {
+    let status = overlay.status();
+    OverlayFacts {
+        address: overlay.address().to_string(),
+        members: status.members,
+        dead: status.dead,
+        joined: status.joined,
+        attached: status.attached,
+        load_percent: status.load_percent,
+        shards: status.shards,
+        entries: status.entries,
+        cached: status.cached,
+        watched: status.watched,
+        distrusted: status.distrusted,
+        look_ups: status.look_ups.look_ups,
+        cache_hits: status.look_ups.cache_hits,
+        by_keepers: status.look_ups.by_keepers,
+        by_more_keepers: status.look_ups.by_more_keepers,
+        by_nobody: status.look_ups.by_nobody,
+        refutations: status.membership.refutations,
+    }
+}
+
+fn register_overlay(registry: &mut Registry, facts: &OverlayFacts) {
+    let registry = registry.sub_registry_with_prefix("overlay");
+    for (name, help, value) in [
+        ("members", "Super nodes alive or suspect, this one among them", facts.members as u64),
+        ("dead", "Super nodes remembered as dead", facts.dead as u64),
+        ("load_percent", "Attached nodes in percent of capacity", facts.load_percent.into()),
+        ("shards", "Shards of the Global Index kept", facts.shards as u64),
+        ("entries", "Entries of the Global Index kept", facts.entries as u64),
+        ("cached_names", "Names in the cache", facts.cached as u64),
+        ("watched_names", "Names watched for attached nodes", facts.watched as u64),
+        ("distrusted_keepers", "Keepers whose voice does not count", facts.distrusted as u64),
+        ("look_ups", "Look-ups begun", facts.look_ups),
+        ("look_ups_from_cache", "Look-ups answered from the cache", facts.cache_hits),
+        ("look_ups_by_keepers", "Look-ups answered by the first keepers", facts.by_keepers),
+        ("look_ups_by_more", "Look-ups answered by more keepers", facts.by_more_keepers),
+        ("look_ups_by_nobody", "Look-ups answered by nobody", facts.by_nobody),
+        ("refutations", "Suspicions of this node refuted", facts.refutations),
+    ] {
+        let gauge = Gauge::<i64>::default();
+        gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+        registry.register(name, help, gauge);
     }
 }
 

@@ -131,31 +131,23 @@ async fn hand_on_attachment(
                     facts.login_ms = Some(login_ms);
                     facts.login_bytes = Some(bytes);
                 }
-                publish(&node).await;
+                node.publish().await;
                 node.store_host_cache();
                 node.tell(json!({
                     "event": "attached", "login_ms": login_ms, "login_bytes": bytes,
                     "observed_address": observed_address,
                 }));
             }
-            AttachmentEvent::SuperNodesChanged(_) => publish(&node).await,
+            AttachmentEvent::SuperNodesChanged(_) => node.publish().await,
             AttachmentEvent::Notified { key, found } => {
                 if let Some(people) = &node.people {
-                    people.handle_found(key, !found.is_empty()).await;
+                    people.handle_found(key, node.is_online(&found)).await;
                 }
             }
             AttachmentEvent::ClockDiffers { by } => {
                 node.tell(json!({ "event": "clock_differs", "by_ms": by.as_millis() as u64 }));
             }
         }
-    }
-}
-
-/// Makes this device findable through the super nodes that hold it now.
-async fn publish(node: &Node) {
-    let Some(attachment) = &node.attachment else { return };
-    if let Err(error) = attachment.publish(bytes::Bytes::new()).await {
-        tracing::warn!(%error, "this device could not be published");
     }
 }
 
@@ -242,6 +234,8 @@ async fn keep_up(node: Weak<Node>) {
         sleep(ROUND).await;
         let Some(node) = node.upgrade() else { return };
         node.store_host_cache();
+        node.store_super_nodes();
+        node.publish_if_old().await;
         let current = node.tls.credentials().certificate;
         if current.is_some_and(|certificate| unix_now() >= certificate.renew_at()) {
             match renew(&node.profile, &node.settings).await {
@@ -251,6 +245,10 @@ async fn keep_up(node: Weak<Node>) {
                     if let Err(error) = node.tls.replace_credentials(credentials) {
                         tracing::error!(%error, "the renewed certificate cannot be used");
                     }
+                    if let Some(overlay) = node.overlay() {
+                        overlay.renewed();
+                    }
+                    node.publish().await;
                 }
                 Err(error) => tracing::warn!(%error, "the certificate cannot be renewed yet"),
             }

@@ -8,7 +8,7 @@ use std::{net::SocketAddr, sync::Arc};
 use bytes::Bytes;
 use cooee_proto::{
     identity::{Certificate, NameKey, NodeId},
-    wire::v1::{Found, Notify, answer, control_message, request},
+    wire::v1::{Found, Notify, Search, SearchResult, answer, control_message, request},
 };
 use futures::future::BoxFuture;
 
@@ -41,6 +41,17 @@ impl Notifier {
         let name_key = Bytes::copy_from_slice(key.as_bytes());
         let _ = self.0.try_send(control_message::Kind::Notify(Notify { name_key, found }));
     }
+}
+
+/// How far a look-up goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Depth {
+    /// What is held here.
+    Local,
+    /// The whole network, by way of the cache.
+    Cached,
+    /// The whole network, passing by the cache.
+    Fresh,
 }
 
 /// The other super nodes, as the directory may use them.
@@ -79,13 +90,25 @@ pub trait Directory: Send + Sync + 'static {
         from: &'a Certificate,
         record: Bytes,
     ) -> BoxFuture<'a, Result<(), DirectoryError>>;
-    /// A node (or, with `local_only`, a super node) looks a name up.
+    /// A node (or, with [`Depth::Local`], a super node) looks a name up.
     fn look_up<'a>(
         &'a self,
         from: &'a Certificate,
         key: NameKey,
-        local_only: bool,
+        depth: Depth,
     ) -> BoxFuture<'a, Result<Vec<Found>, DirectoryError>>;
+    /// A node searches by wildcard; one page.
+    fn search<'a>(
+        &'a self,
+        from: &'a Certificate,
+        search: Search,
+    ) -> BoxFuture<'a, Result<SearchResult, DirectoryError>>;
+    /// Whether a node may act as a super node although its certificate does not say so.
+    fn admits(&self, node: NodeId) -> bool;
+    /// Where a super node listens.
+    fn address_of(&self, super_node: NodeId) -> Option<SocketAddr>;
+    /// Super nodes with room, for a node that is told of others.
+    fn try_these(&self) -> Vec<SocketAddr>;
     /// A node (or, with `local_only`, a super node) replaces what it watches. The present state of
     /// each name is notified at once.
     fn watch<'a>(

@@ -230,7 +230,8 @@ pub(super) async fn reach(
     if let Some(channel) = shared.links.channel(node) {
         return Ok(channel);
     }
-    let address = shared.links.state().addresses.get(&node).copied();
+    let known = || shared.links.state().addresses.get(&node).copied();
+    let address = shared.directory.address_of(node).or_else(known);
     let address = address.ok_or(TransportError::NotReachable(node))?;
     let channel = dial(shared.clone(), address).await?;
     if channel.connection().node() == Some(node) {

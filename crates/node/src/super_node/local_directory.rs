@@ -1,10 +1,12 @@
-//! A directory without an index: every super node knows its attached nodes and asks all others.
+//! A directory without an index, for tests: every super node knows its attached nodes and asks all
+//! others.
 //!
 //! Right for a handful of super nodes. It proves nothing by records: a node bears the name in its
 //! certificate, which the super node has checked.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
     sync::{Arc, Mutex, OnceLock, Weak},
     time::Duration,
 };
@@ -13,12 +15,12 @@ use bytes::Bytes;
 use cooee_proto::{
     control::{RECORD_BYTES_MAX, WATCHED_NAMES_MAX},
     identity::{Certificate, NameKey, NetworkId, NodeId},
-    wire::v1::{Found, LookUp, Watch, answer, request},
+    wire::v1::{Found, LookUp, Search, SearchResult, Watch, answer, request},
 };
 use futures::future::{BoxFuture, FutureExt, join_all};
 use tokio::time::timeout;
 
-use super::{Directory, DirectoryError, Notifier, SuperNodePeers};
+use super::{Depth, Directory, DirectoryError, Notifier, SuperNodePeers};
 
 /// Time for one other super node to answer. Chosen: a round trip around the world, three times.
 const PEER_TIME: Duration = Duration::from_secs(1);
@@ -78,6 +80,7 @@ impl LocalDirectory {
                 node: Bytes::copy_from_slice(node.as_bytes()),
                 super_nodes: vec![self.own()],
                 record: held.record.clone(),
+                departed_unix_ms: 0,
             })
             .collect()
     }
@@ -117,7 +120,7 @@ impl LocalDirectory {
     async fn ask_others(&self, key: NameKey) -> Vec<Found> {
         let Some(peers) = self.peers.get() else { return Vec::new() };
         let name_key = Bytes::copy_from_slice(key.as_bytes());
-        let look_up = request::Kind::LookUp(LookUp { name_key, local_only: true });
+        let look_up = request::Kind::LookUp(LookUp { name_key, local_only: true, fresh: false });
         let questions = peers.linked().into_iter().take(PEERS_MAX).map(|peer| {
             let question = peers.request(peer, look_up.clone());
             async move { timeout(PEER_TIME, question).await.ok()?.ok() }
@@ -224,16 +227,36 @@ impl Directory for LocalDirectory {
         &'a self,
         _from: &'a Certificate,
         key: NameKey,
-        local_only: bool,
+        depth: Depth,
     ) -> BoxFuture<'a, Result<Vec<Found>, DirectoryError>> {
         async move {
             let mut found = self.held(&self.state(), key);
-            if !local_only {
+            if depth != Depth::Local {
                 found.extend(self.ask_others(key).await);
             }
             Ok(merged(found))
         }
         .boxed()
+    }
+
+    fn search<'a>(
+        &'a self,
+        _from: &'a Certificate,
+        _search: Search,
+    ) -> BoxFuture<'a, Result<SearchResult, DirectoryError>> {
+        async { Err(DirectoryError::NotAvailable("no index here".into())) }.boxed()
+    }
+
+    fn admits(&self, _node: NodeId) -> bool {
+        true
+    }
+
+    fn address_of(&self, _super_node: NodeId) -> Option<SocketAddr> {
+        None
+    }
+
+    fn try_these(&self) -> Vec<SocketAddr> {
+        Vec::new()
     }
 
     fn watch<'a>(

@@ -13,6 +13,7 @@
 mod config;
 mod directory;
 mod links;
+#[cfg(test)]
 mod local_directory;
 mod login_splice;
 mod metrics;
@@ -40,8 +41,9 @@ use cooee_proto::{
 use tokio::sync::mpsc;
 
 pub use config::{SuperNodeConfig, TurnCredentialSource};
-pub use directory::{Directory, DirectoryError, Notifier, SuperNodePeers};
-pub use local_directory::LocalDirectory;
+pub use directory::{Depth, Directory, DirectoryError, Notifier, SuperNodePeers};
+#[cfg(test)]
+use local_directory::LocalDirectory;
 pub use metrics::SuperNodeMetrics;
 
 use crate::transport::{
@@ -49,6 +51,9 @@ use crate::transport::{
     TransportError,
 };
 use quota::{Budget, NodeQuota};
+
+/// Most super nodes named at once (docs/protocol/control.md).
+const OTHERS_MAX: usize = 50;
 
 /// A splice that ends at this very node.
 pub struct LocalSplice {
@@ -209,7 +214,7 @@ impl SuperNode {
     pub async fn drain(&self, patience: Duration) {
         self.0.draining.store(true, Ordering::Relaxed);
         let closes_in_ms = u32::try_from(patience.as_millis()).unwrap_or(u32::MAX);
-        let try_these = addresses_to_wire(self.0.links.addresses());
+        let try_these = addresses_to_wire(self.0.others());
         let farewell = control_message::Kind::Drain(Drain { closes_in_ms, try_these });
         let channels: Vec<ControlChannel> =
             self.0.attached().values().map(|attached| attached.channel.clone()).collect();
@@ -232,6 +237,20 @@ impl SuperNode {
 impl Shared {
     fn attached(&self) -> std::sync::MutexGuard<'_, BTreeMap<NodeId, Attached>> {
         self.attached.lock().expect("no holder of this lock panics")
+    }
+
+    /// Super nodes to name to others: those with room first, then those linked.
+    fn others(&self) -> Vec<SocketAddr> {
+        let mut others = self.directory.try_these();
+        for linked in self.links.addresses() {
+            if others.len() >= OTHERS_MAX {
+                break;
+            }
+            if !others.contains(&linked) {
+                others.push(linked);
+            }
+        }
+        others
     }
 
     fn is_draining(&self) -> bool {

@@ -7,15 +7,16 @@ use cooee_proto::{
         Greeting, MessageError, NodeRole, SILENCE_MAX, TokenBucket, addresses_from_wire,
         addresses_to_wire, name_key,
     },
-    identity::Certificate,
+    identity::{Certificate, Role},
     wire::v1::{
-        Busy, ControlMessage, HostCacheUpdate, LookUp, LookUpResult, Published, Request, Watch,
-        Watching, answer, control_message::Kind, request, request_refused::Reason,
+        Busy, ControlMessage, HostCacheUpdate, LookUp, LookUpResult, Published, Rejected, Request,
+        Search, Watch, Watching, answer, control_message::Kind, rejected, request,
+        request_refused::Reason,
     },
 };
 use tokio::{sync::Semaphore, time::timeout};
 
-use super::{DirectoryError, Notifier, Shared, quota::NodeQuota, serve::Asker};
+use super::{Depth, DirectoryError, Notifier, Shared, quota::NodeQuota, serve::Asker};
 use crate::transport::{
     Connection, ConnectionLimits, ControlChannel, Inbox, MuxStream, TransportError, greeting,
     write_frame,
@@ -34,6 +35,15 @@ pub(super) async fn greet(
 ) -> Result<Asker, TransportError> {
     let theirs = ControlChannel::read_greeting(&mut stream).await?;
     let peer = connection.peer().cloned().ok_or(TransportError::NoCertificate)?;
+    if theirs.role == NodeRole::SuperNode && !may_serve(shared, &peer) {
+        let detail = "neither certified as a super node nor a member of the overlay".to_owned();
+        let rejected = Rejected { reason: rejected::Reason::NotAllowed.into(), detail };
+        let rejected = ControlMessage { kind: Some(Kind::Rejected(rejected)) };
+        write_frame(&mut stream, &rejected).await?;
+        // The peer closes when it has read this; wait so that it can.
+        let _ = timeout(std::time::Duration::from_secs(2), connection.ended()).await;
+        return Err(TransportError::Protocol("not a super node".into()));
+    }
     let has_room = match theirs.role {
         NodeRole::Ordinary => {
             let attached = shared.attached();
@@ -43,7 +53,7 @@ pub(super) async fn greet(
     };
     if !has_room || shared.is_draining() {
         shared.metrics.busy.inc();
-        let try_these = addresses_to_wire(shared.links.addresses());
+        let try_these = addresses_to_wire(shared.others());
         let busy = ControlMessage { kind: Some(Kind::Busy(Busy { try_these })) };
         write_frame(&mut stream, &busy).await?;
         // The peer closes when it has read this; wait so that it can.
@@ -62,6 +72,12 @@ pub(super) async fn greet(
             Ok(link_up(shared, peer, channel, inbox))
         }
     }
+}
+
+/// A link has more rights than a node: only those get one whom the operator made super nodes, or
+/// whom the overlay took in.
+fn may_serve(shared: &Shared, peer: &Certificate) -> bool {
+    peer.roles().contains(Role::SuperNode) || shared.directory.admits(peer.node())
 }
 
 /// Where a super node that came to us listens: its address as we see it, its port as it says. The
@@ -127,7 +143,7 @@ pub(super) fn link_up(
 }
 
 fn host_cache_update(shared: &Shared) -> Kind {
-    let super_nodes = addresses_to_wire(shared.links.addresses());
+    let super_nodes = addresses_to_wire(shared.others());
     Kind::HostCacheUpdate(HostCacheUpdate { super_nodes })
 }
 
@@ -179,14 +195,14 @@ impl Session<'_> {
 
     async fn handle(&self, kind: Kind, look_ups: &Arc<Semaphore>) {
         match kind {
-            Kind::Request(Request { id, kind: Some(kind) }) => {
-                if let request::Kind::LookUp(look_up) = kind {
-                    self.look_up(id, look_up, look_ups).await;
-                } else {
+            Kind::Request(Request { id, kind: Some(kind) }) => match kind {
+                request::Kind::LookUp(look_up) => self.look_up(id, look_up, look_ups).await,
+                request::Kind::Search(search) => self.search(id, search, look_ups).await,
+                kind => {
                     let result = self.answer_to(kind).await;
                     respond(self.channel, id, result).await;
                 }
-            }
+            },
             Kind::HostCacheUpdate(update) if self.quota.is_none() => {
                 self.shared.links.suggest(addresses_from_wire(&update.super_nodes));
             }
@@ -205,15 +221,30 @@ impl Session<'_> {
         let Ok(permit) = look_ups.clone().acquire_owned().await else { return };
         let (directory, peer, channel) =
             (self.shared.directory.clone(), self.peer.clone(), self.channel.clone());
-        let local_only = look_up.local_only || self.quota.is_none();
+        let depth = match look_up {
+            _ if look_up.local_only || self.quota.is_none() => Depth::Local,
+            _ if look_up.fresh => Depth::Fresh,
+            _ => Depth::Cached,
+        };
         tokio::spawn(async move {
             let result = match name_key(&look_up.name_key) {
                 Ok(key) => directory
-                    .look_up(&peer, key, local_only)
+                    .look_up(&peer, key, depth)
                     .await
                     .map(|found| answer::Kind::LookUpResult(LookUpResult { found })),
                 Err(error) => Err(malformed(&error)),
             };
+            respond(&channel, id, result).await;
+            drop(permit);
+        });
+    }
+
+    async fn search(&self, id: u64, search: Search, look_ups: &Arc<Semaphore>) {
+        let Ok(permit) = look_ups.clone().acquire_owned().await else { return };
+        let (directory, peer, channel) =
+            (self.shared.directory.clone(), self.peer.clone(), self.channel.clone());
+        tokio::spawn(async move {
+            let result = directory.search(&peer, search).await.map(answer::Kind::SearchResult);
             respond(&channel, id, result).await;
             drop(permit);
         });
@@ -245,7 +276,9 @@ impl Session<'_> {
             request::Kind::Index(message) => {
                 directory.index_message(self.peer, message).await.map(answer::Kind::Index)
             }
-            request::Kind::LookUp(_) => unreachable!("handled apart, because it takes long"),
+            request::Kind::LookUp(_) | request::Kind::Search(_) => {
+                unreachable!("handled apart, because it takes long")
+            }
         }
     }
 }

@@ -309,6 +309,12 @@ impl SuperNodeOverlay {
         self.drain(now);
     }
 
+    /// Tells everybody of this node's renewed certificate, which its [`Trust`] has by now.
+    pub fn renew(&mut self, now: Now) {
+        self.membership.restate(now, self.trust.as_ref(), |_| {});
+        self.drain(now);
+    }
+
     /// A device has a control connection to this super node.
     pub fn attach(&mut self, now: Now, device: NodeId) {
         self.publisher.attach(device);
