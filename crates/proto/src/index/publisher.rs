@@ -34,6 +34,15 @@ const PENDING_MAX: usize = 65_536;
 /// When listed records are filed under their search terms anew (chosen: thrice in their life).
 const TERMS_REFRESH_HOURS: u64 = 24;
 
+/// When the membership has doubled or halved, records are stored again after this (chosen: a node that
+/// joins has learnt the table by then, and a mass restart is over for most).
+const SETTLE_TIME: Duration = Duration::from_secs(2);
+
+/// Devices whose records are stored again at once, and the pause between (chosen: 2,000 devices take
+/// six seconds, and no keeper gets more than it answers).
+const AGAIN_AT_ONCE: usize = 16;
+const AGAIN_PAUSE: Duration = Duration::from_millis(50);
+
 /// Why a record was not published. Nothing changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum PublishRefused {
@@ -77,6 +86,12 @@ pub struct Publisher {
     pending: BTreeMap<u64, Pending>,
     deadlines: VecDeque<(Instant, u64)>,
     next_request: u64,
+    /// Members when the records were last stored at their keepers.
+    stored_among: usize,
+    /// When to store on, if the membership has changed that much.
+    again_at: Option<Instant>,
+    /// Devices whose turn is still to come. Bound: those attached.
+    again: Vec<NodeId>,
     out: Vec<(NodeId, Kind)>,
     silent: Vec<NodeId>,
 }
@@ -109,7 +124,47 @@ impl Publisher {
 
     /// When [`Self::handle_timeout`] has something to do.
     pub fn next_timeout(&self) -> Option<Instant> {
-        self.deadlines.front().map(|(at, _)| *at)
+        let store = self.deadlines.front().map(|(at, _)| *at);
+        [store, self.again_at].into_iter().flatten().min()
+    }
+
+    /// The membership changed. Records stored while few members were known, or at keepers that are
+    /// gone by the half, are stored again: hand-over reaches only keepers who know of each other.
+    pub fn handle_members(&mut self, now: Instant, present: usize) {
+        if present.abs_diff(self.stored_among) * 2 > self.stored_among {
+            self.again_at.get_or_insert(now + SETTLE_TIME);
+        }
+    }
+
+    fn store_again(&mut self, view: &View, keeper: &mut Keeper) -> Vec<NameKey> {
+        let mut changed = Vec::new();
+        if self.again_at.is_none_or(|at| at > view.now.instant) {
+            return changed;
+        }
+        if self.again.is_empty() {
+            self.stored_among = view.table.present();
+            self.again = self.attached.keys().copied().collect();
+        }
+        let rest = self.again.len().saturating_sub(AGAIN_AT_ONCE);
+        for device in self.again.split_off(rest) {
+            let Some(attached) = self.attached.get(&device) else { continue };
+            let Some(record) = attached.record.clone() else { continue };
+            let keys = std::iter::once(record.name_key).chain(attached.terms.iter().copied());
+            for key in keys.collect::<Vec<_>>() {
+                let entry = v1::Entry {
+                    key: Bytes::copy_from_slice(&key.0),
+                    record: Some(record.wire.clone()),
+                    departure: None,
+                };
+                changed.extend(self.store_at_keepers(view, keeper, key, entry));
+            }
+        }
+        let more = !self.again.is_empty();
+        self.again_at = more.then_some(view.now.instant + AGAIN_PAUSE);
+        if !more {
+            self.handle_members(view.now.instant, view.table.present());
+        }
+        changed
     }
 
     /// Messages to send.
@@ -229,8 +284,14 @@ impl Publisher {
         }
     }
 
-    /// Repeats stores that were not answered.
-    pub fn handle_timeout(&mut self, now: Instant) {
+    /// Repeats stores that were not answered, and stores again what is due. Returns keys that changed
+    /// at this node itself.
+    pub fn handle_timeout(&mut self, view: &View, keeper: &mut Keeper) -> Vec<NameKey> {
+        self.repeat(view.now.instant);
+        self.store_again(view, keeper)
+    }
+
+    fn repeat(&mut self, now: Instant) {
         while self.deadlines.front().is_some_and(|(at, _)| *at <= now) {
             let Some((_, request)) = self.deadlines.pop_front() else { return };
             let Some(mut pending) = self.pending.remove(&request) else { continue };

@@ -163,6 +163,7 @@ impl SuperNodeOverlay {
         for event in std::mem::take(&mut self.membership.events) {
             let view = view(&self.membership, &self.config, self.trust.as_ref(), now);
             self.keeper.handle_member_event(&view, event);
+            self.publisher.handle_members(now.instant, view.table.present());
             if let MemberEvent::Down(node) = event {
                 self.watching.handle_member_down(&view, node);
             }

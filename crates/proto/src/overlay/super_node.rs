@@ -243,13 +243,14 @@ impl SuperNodeOverlay {
         if instant >= self.keeper.next_timeout() {
             self.keeper.handle_timeout(&view);
         }
-        self.publisher.handle_timeout(instant);
+        let changed = self.publisher.handle_timeout(&view, &mut self.keeper);
         if self.look_ups.next_timeout().is_some_and(|at| at <= instant) {
             self.look_ups.handle_timeout(&view, &self.keeper);
         }
         self.wildcards.handle_timeout(instant);
         self.watchers.handle_timeout(instant);
         self.watching.handle_timeout(&view, &self.keeper);
+        self.tell_watchers(now, changed);
         self.drain(now);
     }
 
