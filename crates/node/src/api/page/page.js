@@ -54,7 +54,7 @@ async function showCalls() {
   at("calls").replaceChildren(...calls.map((call) => {
     const box = element("div", undefined, "call");
     const act = (action) => () => api("POST", `/v1/calls/${call.call}/${action}`, {});
-    box.append(element("strong", `${call.user}: ${words(call.phase)}`));
+    box.append(element("strong", callWords(call)));
     if (call.phase === "ringing") {
       box.append(button("Answer", "good", act("answer")), button("Decline", "bad", act("decline")));
       return box;
@@ -70,24 +70,53 @@ async function showCalls() {
   }));
 }
 
+function callWords(call) {
+  if (call.phase === "ringing") return `${call.user} is calling you`;
+  if (call.phase !== "active") return `${call.user}: ${words(call.phase)}`;
+  const state = [
+    call.held_locally && "on hold", call.held_remotely && "you are on hold",
+    call.muted_locally && "your microphone is off", call.muted_remotely && "their microphone is off",
+  ].filter(Boolean);
+  return `In a call with ${call.user}${state.length ? ` (${state.join(", ")})` : ""}`;
+}
+
 async function showBuddies() {
   const buddies = await api("GET", "/v1/buddies");
-  if (buddies.length === 0) return;
   at("buddies").replaceChildren(...buddies.map((buddy) => {
     const line = element("li");
-    line.append(element("span", buddy.user), element("span", words(buddy.presence), "quiet"));
-    line.append(button("Call", "", () => api("POST", "/v1/calls", { to: buddy.user })));
+    const path = `/v1/buddies/${buddy.user}`;
+    const name = button(buddy.user, "name", async () => { at("name").value = buddy.user; });
+    line.append(name, element("span", buddyWords(buddy), buddy.presence === "online" ? "online" : "quiet"));
+    if (buddy.state === "asked") {
+      line.append(
+        button("Accept", "good", () => api("POST", `${path}/accept`, {})),
+        button("Decline", "bad", () => api("DELETE", path)),
+      );
+    } else if (buddy.state === "mutual") {
+      line.append(button("Call", "", () => api("POST", "/v1/calls", { to: buddy.user })));
+    }
     return line;
   }));
+  if (buddies.length === 0) at("buddies").append(element("li", "nobody yet", "quiet"));
+}
+
+function buddyWords(buddy) {
+  if (buddy.state === "asked") return "wants to be a buddy";
+  if (buddy.state === "requested") return "asked, no answer yet";
+  return words(buddy.state === "mutual" ? buddy.presence : buddy.state);
 }
 
 async function showMessages() {
   const messages = await api("GET", "/v1/messages");
   at("messages").replaceChildren(...messages.slice(-50).map((message) => {
     const line = element("li");
-    line.append(element("span", message.text), element("span", words(message.user), "quiet"));
+    const who = message.direction === "sent"
+      ? `to ${message.user}, ${words(message.state)}` : `from ${message.user}`;
+    const when = new Date(message.sent_unix_ms).toLocaleTimeString([], { timeStyle: "short" });
+    line.append(element("span", message.text), element("span", `${who}, ${when}`, "quiet"));
     return line;
   }));
+  if (messages.length === 0) at("messages").append(element("li", "none yet", "quiet"));
 }
 
 async function showRecords() {
@@ -104,14 +133,37 @@ async function showRecords() {
   }));
 }
 
+let showing = false;
+let again = false;
+
+/** Shows everything; what happens meanwhile is shown by one more round. */
 async function showAll() {
-  for (const show of [showStatus, showCalls, showBuddies, showMessages, showRecords]) await show();
+  again = showing;
+  if (showing) return;
+  showing = true;
+  try {
+    do {
+      again = false;
+      await Promise.all([showStatus, showCalls, showBuddies, showMessages, showRecords]
+        .map((show) => show()));
+    } while (again);
+  } finally {
+    showing = false;
+  }
 }
 
 function follow() {
   const socket = new WebSocket(`ws://${location.host}/v1/events?token=${encodeURIComponent(token)}`);
   socket.addEventListener("open", () => attempt(showAll));
-  socket.addEventListener("message", () => attempt(showAll));
+  socket.addEventListener("message", (message) => {
+    const event = JSON.parse(message.data);
+    if (event.event === "key_changed") {
+      at("warning").textContent = `${event.user} has a new device, or somebody sits between you: `
+        + `compare the safety number ${event.safety_number}`;
+      at("warning").hidden = false;
+    }
+    attempt(showAll);
+  });
   socket.addEventListener("close", () => {
     at("state").textContent = "the node has ended, or the token is wrong; run `cooee page` again";
     at("state").className = "";
@@ -131,4 +183,8 @@ at("write").addEventListener("submit", (event) => {
     await showMessages();
   });
 });
+at("add").addEventListener("click", () => attempt(async () => {
+  if (at("name").reportValidity()) await api("POST", "/v1/buddies", { name: at("name").value });
+}));
+attempt(showAll);
 follow();
