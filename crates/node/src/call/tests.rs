@@ -90,6 +90,7 @@ impl LegResources for Headless {
             relays: Vec::new(),
             relay_tls: None,
             loopback: true,
+            proxy: crate::transport::ProxyConfig::none(),
         }
     }
 
