@@ -27,7 +27,7 @@ use std::{
 };
 
 pub use output::{AttemptId, Event, Output, Status, Udp};
-use race::{Attempt, Round, Target};
+use race::{Attempt, PATIENCE, Round, Target};
 pub use race::{Config, PortKind};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha12Rng;
@@ -127,12 +127,17 @@ impl Attachment {
 
     /// A probe was answered.
     pub fn handle_probe_answer(&mut self, now: Now, from: SocketAddr) {
-        if self.udp != Udp::Works {
+        let is_first = self.udp != Udp::Works;
+        if is_first {
             self.udp = Udp::Works;
             self.event(Event::UdpChanged(Udp::Works));
             self.publish_status();
         }
-        if self.round.bring_forward(from) && self.in_use.is_none() {
+        let is_under_way = self.attempts.values().any(|attempt| attempt.target.entry == from);
+        if is_under_way {
+            // It is alive: its login may take its time before others are bothered.
+            self.round.next_start = Some(now.instant + self.config.stagger * PATIENCE);
+        } else if self.round.bring_forward(from) && is_first && self.in_use.is_none() {
             self.round.next_start = Some(now.instant);
         }
         self.advance(now);

@@ -89,6 +89,10 @@ pub(super) struct Attempt {
     pub(super) deadline: Instant,
 }
 
+/// Staggers to wait where there is no hurry: for the spare, and while a host logs us in that
+/// answered a probe. Chosen: each needless start costs some 5 kB of handshake.
+pub(super) const PATIENCE: u32 = 4;
+
 /// Times after the start of a round at which probes are sent (again).
 const PROBE_AT: [Duration; 3] =
     [Duration::ZERO, Duration::from_millis(500), Duration::from_millis(1500)];
@@ -256,7 +260,8 @@ impl Attachment {
             self.attempts.insert(attempt, Attempt { target, deadline });
             self.round.tried.push(target.to);
             self.outputs.push_back(Output::Connect { attempt, to: target.to });
-            self.round.next_start = Some(now.instant + self.config.stagger);
+            let staggers = if self.in_use.is_some() { PATIENCE } else { 1 };
+            self.round.next_start = Some(now.instant + self.config.stagger * staggers);
         }
     }
 
