@@ -33,6 +33,7 @@ pub struct LocalDirectory {
     network: NetworkId,
     peers: OnceLock<Arc<dyn SuperNodePeers>>,
     state: Mutex<State>,
+    admits_all: bool,
 }
 
 #[derive(Default)]
@@ -56,11 +57,17 @@ struct Watcher {
 impl LocalDirectory {
     /// The directory of one super node.
     pub fn new(network: NetworkId) -> Arc<Self> {
+        Self::admitting(network, true)
+    }
+
+    /// The same, with links for all or only for those whom the operator made super nodes.
+    pub fn admitting(network: NetworkId, admits_all: bool) -> Arc<Self> {
         Arc::new_cyclic(|me| Self {
             me: me.clone(),
             network,
             peers: OnceLock::new(),
             state: Mutex::default(),
+            admits_all,
         })
     }
 
@@ -248,7 +255,7 @@ impl Directory for LocalDirectory {
     }
 
     fn admits(&self, _node: NodeId) -> bool {
-        true
+        self.admits_all
     }
 
     fn address_of(&self, _super_node: NodeId) -> Option<SocketAddr> {
