@@ -58,7 +58,7 @@ fn server(microphone: &MicrophoneSpec) -> Finding {
     let count = |kind| devices.iter().filter(|device| device.kind == kind).count();
     let (microphones, speakers) = (count(DeviceKind::Microphone), count(DeviceKind::Speaker));
     let data = json!({ "microphones": microphones, "speakers": speakers, "devices": devices });
-    let says = format!("The sound server has {microphones} microphones and {speakers} speakers.");
+    let says = format!("A sound server is there: microphones {microphones}, speakers {speakers}.");
     Finding::new("sound", Verdict::Good, says).with(data)
 }
 
