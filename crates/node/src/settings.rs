@@ -55,6 +55,19 @@ pub enum AnswerMode {
     Auto,
 }
 
+/// Whether captured sound is cleaned up: echo cancellation, noise suppression, gain control.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SoundProcessing {
+    /// For real microphones, not for files and tones.
+    #[default]
+    Auto,
+    /// Always.
+    On,
+    /// Never: for headsets with their own, and for measuring.
+    Off,
+}
+
 /// Everything a node can be told. The names are the keys of `config.toml`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
@@ -80,6 +93,8 @@ pub struct Settings {
     pub microphone: String,
     /// Speaker: `default`, `device:NAME`, `wav:PATH`, `null`.
     pub speaker: String,
+    /// Echo cancellation, noise suppression and gain control: `auto`, `on`, `off`.
+    pub processing: SoundProcessing,
     /// Keep what a headless microphone says in this file, with a time base, to measure against.
     pub mouth_recording: Option<PathBuf>,
     /// Play back what is heard, so much later: the echo user.
@@ -109,6 +124,7 @@ impl Default for Settings {
             loopback: false,
             microphone: "default".to_owned(),
             speaker: "default".to_owned(),
+            processing: SoundProcessing::Auto,
             mouth_recording: None,
             echo_delay_ms: None,
             answer: AnswerMode::Ring,

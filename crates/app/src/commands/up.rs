@@ -14,7 +14,7 @@ use cooee_node::{
     login_server::{HostPort, Invitation},
     node::{Node, own_addresses},
     profile::Profile,
-    settings::{AnswerMode, Settings, SuperNodeRole},
+    settings::{AnswerMode, Settings, SoundProcessing, SuperNodeRole},
 };
 use serde_json::{Value, json};
 use tokio::sync::broadcast::error::RecvError;
@@ -55,6 +55,9 @@ pub(crate) struct NodeArgs {
     /// Speaker: default, device:NAME, wav:PATH, null
     #[arg(long, env = "COOEE_SPEAKER", value_name = "SPEC")]
     speaker: Option<String>,
+    /// Cancel echo, suppress noise, control the gain: auto (for real microphones), on, off
+    #[arg(long, value_name = "WHEN", value_parser = sound_processing)]
+    processing: Option<SoundProcessing>,
     /// Keep what a headless microphone says in this WAV file, to measure against
     #[arg(long, value_name = "PATH")]
     mouth_recording: Option<PathBuf>,
@@ -110,6 +113,15 @@ fn answer_mode(text: &str) -> Result<AnswerMode, String> {
     }
 }
 
+fn sound_processing(text: &str) -> Result<SoundProcessing, String> {
+    match text {
+        "auto" => Ok(SoundProcessing::Auto),
+        "on" => Ok(SoundProcessing::On),
+        "off" => Ok(SoundProcessing::Off),
+        _ => Err("auto, on or off".to_owned()),
+    }
+}
+
 impl NodeArgs {
     /// The profile's settings with what the command line says.
     fn over(&self, settings: Settings) -> Settings {
@@ -124,6 +136,7 @@ impl NodeArgs {
         settings.loopback |= self.loopback;
         settings.microphone = self.microphone.clone().unwrap_or(settings.microphone);
         settings.speaker = self.speaker.clone().unwrap_or(settings.speaker);
+        settings.processing = self.processing.unwrap_or(settings.processing);
         settings.mouth_recording = self.mouth_recording.clone().or(settings.mouth_recording);
         settings.answer = self.answer.unwrap_or(settings.answer);
         settings.proxy = self.proxy.clone().or(settings.proxy);

@@ -103,6 +103,16 @@ impl<'g> Deployment<'g> {
         &mut self.super_nodes
     }
 
+    /// The processes of the running super nodes, in the plan's order.
+    pub fn super_node_pids(&self) -> Vec<u32> {
+        self.super_nodes.iter().map(Daemon::pid).collect()
+    }
+
+    /// The process of the running login server.
+    pub fn login_server_pid(&self) -> Option<u32> {
+        self.login_server.as_ref().map(Daemon::pid)
+    }
+
     /// The running login server.
     pub fn login_server(&mut self) -> Option<&mut Daemon> {
         self.login_server.as_mut()

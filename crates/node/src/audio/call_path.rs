@@ -1,9 +1,12 @@
 //! The sound of one call leg: voice engine, mute, hold, DTMF and echo on the audio thread.
 //!
 //! ```text
-//!   microphone ─▶ echo? ─▶ DTMF ─▶ mute ─▶ VoiceSender ─▶ link ─▶ network
-//!   network ─▶ link ─▶ VoiceReceiver ─▶ hold ─▶ speaker (and echo)
+//!   microphone ─▶ echo? ─▶ Processor? ─▶ DTMF ─▶ mute ─▶ VoiceSender ─▶ link ─▶ network
+//!   network ─▶ link ─▶ VoiceReceiver ─▶ hold ─▶ Processor? ─▶ speaker (and echo)
 //! ```
+//!
+//! The processor (echo cancellation, noise suppression, gain control) works in blocks of 10 ms that
+//! begin with the sender's frames, so that collecting them costs no time beyond the frame's own.
 //!
 //! On hold nothing is captured (the transport keeps its bindings alive by itself) and what
 //! arrives is played to nobody.
@@ -18,6 +21,7 @@ use std::{
 
 use cooee_media::{
     codec::CodecError,
+    processing::{ProcessingConfig, Processor},
     voice::{ReceiverStatistics, SenderStatistics, VoiceConfig, VoiceReceiver, VoiceSender},
 };
 use rtrb::{Consumer, Producer, RingBuffer};
@@ -44,6 +48,8 @@ pub struct CallSound {
     pub receiver: VoiceConfig,
     /// Instead of the microphone, send back what is heard so much later, after a prompt.
     pub echo: Option<Duration>,
+    /// Clean up what the microphone hears; `None` where no air is between speaker and microphone.
+    pub processing: Option<ProcessingConfig>,
 }
 
 /// The voice engine's figures of a leg.
@@ -101,14 +107,20 @@ impl CallControls {
 
 /// The [`SoundPath`] of a call.
 pub struct CallPath {
-    sender: VoiceSender,
+    mouth: Mouth,
     receiver: VoiceReceiver,
-    link: AudioEnd,
     shared: Arc<Shared>,
     digits: Consumer<DtmfDigit>,
-    dtmf: DtmfPlayer,
+    processor: Option<Processor>,
     echo: Option<Echo>,
     publish_at: Option<Instant>,
+}
+
+/// What happens to captured sound once it is clean.
+struct Mouth {
+    sender: VoiceSender,
+    link: AudioEnd,
+    dtmf: DtmfPlayer,
 }
 
 struct Echo {
@@ -127,12 +139,11 @@ impl CallPath {
         let (producer, digits) = RingBuffer::new(DIGITS_MAX);
         let controls = CallControls { shared: shared.clone(), digits: producer };
         let path = Self {
-            sender: VoiceSender::new(sound.sender)?,
+            mouth: Mouth { sender: VoiceSender::new(sound.sender)?, link, dtmf: DtmfPlayer::new() },
             receiver: VoiceReceiver::new(sound.receiver)?,
-            link,
             shared,
             digits,
-            dtmf: DtmfPlayer::new(),
+            processor: sound.processing.map(Processor::new),
             echo: sound.echo.map(Echo::new),
             publish_at: None,
         };
@@ -140,9 +151,9 @@ impl CallPath {
     }
 
     fn statistics(&self) -> VoiceStatistics {
-        let dropped = self.link.dropped();
+        let dropped = self.mouth.link.dropped();
         VoiceStatistics {
-            sender: self.sender.statistics(),
+            sender: self.mouth.sender.statistics(),
             receiver: self.receiver.statistics(),
             dropped_outgoing: dropped.outgoing(),
             dropped_incoming: dropped.incoming(),
@@ -152,17 +163,19 @@ impl CallPath {
 
 impl SoundPath for CallPath {
     fn exchange(&mut self, now: Instant) {
-        while let Some((arrived, message)) = self.link.receive() {
+        while let Some((arrived, message)) = self.mouth.link.receive() {
             match message {
                 // The clock may have been read before the message was stamped.
                 VoiceMessage::Packet(packet) => {
                     self.receiver.handle_packet(arrived.min(now), packet);
                 }
-                VoiceMessage::Feedback(feedback) => self.sender.handle_feedback(now, &feedback),
+                VoiceMessage::Feedback(feedback) => {
+                    self.mouth.sender.handle_feedback(now, &feedback);
+                }
             }
         }
         while let Ok(digit) = self.digits.pop() {
-            let _ = self.dtmf.push(digit);
+            let _ = self.mouth.dtmf.push(digit);
         }
     }
 
@@ -170,21 +183,28 @@ impl SoundPath for CallPath {
         if let Some(echo) = &mut self.echo {
             echo.say(block);
         }
-        if self.shared.held.load(Ordering::Relaxed) {
-            self.sender.skip(block.len());
+        let held = self.shared.held.load(Ordering::Relaxed);
+        let muted = self.shared.muted.load(Ordering::Relaxed);
+        let mouth = &mut self.mouth;
+        let Some(processor) = &mut self.processor else {
+            mouth.say(now, held, muted, block);
             return;
-        }
-        if !self.dtmf.replace(block) && self.shared.muted.load(Ordering::Relaxed) {
-            block.fill(0.0);
-        }
-        let link = &mut self.link;
-        self.sender.capture(now, block, &mut |packet| link.send(VoiceMessage::Packet(packet)));
+        };
+        // Also on hold, so that the canceller keeps track of the room.
+        processor.capture(block, &mut |clean| {
+            for clean in clean.as_chunks::<BLOCK_SAMPLES>().0 {
+                mouth.say(now, held, muted, &mut clean.clone());
+            }
+        });
     }
 
     fn playout(&mut self, now: Instant, block: &mut [f32; BLOCK_SAMPLES]) {
         self.receiver.playout(now, block);
         if self.shared.held.load(Ordering::Relaxed) {
             block.fill(0.0);
+        }
+        if let Some(processor) = &mut self.processor {
+            processor.render(block);
         }
         if let Some(echo) = &mut self.echo {
             echo.heard.push(block);
@@ -193,9 +213,9 @@ impl SoundPath for CallPath {
 
     fn finish(&mut self, now: Instant) {
         if let Some(feedback) = self.receiver.poll_feedback(now) {
-            self.link.send(VoiceMessage::Feedback(feedback));
+            self.mouth.link.send(VoiceMessage::Feedback(feedback));
         }
-        self.link.wake();
+        self.mouth.link.wake();
         if self.publish_at.is_none_or(|at| now >= at) {
             self.publish_at = Some(now + PUBLISH_INTERVAL);
             let statistics = self.statistics();
@@ -203,6 +223,20 @@ impl SoundPath for CallPath {
                 *published = statistics;
             }
         }
+    }
+}
+
+impl Mouth {
+    fn say(&mut self, now: Instant, held: bool, muted: bool, block: &mut [f32; BLOCK_SAMPLES]) {
+        if held {
+            self.sender.skip(block.len());
+            return;
+        }
+        if !self.dtmf.replace(block) && muted {
+            block.fill(0.0);
+        }
+        let link = &mut self.link;
+        self.sender.capture(now, block, &mut |packet| link.send(VoiceMessage::Packet(packet)));
     }
 }
 

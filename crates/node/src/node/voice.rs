@@ -7,7 +7,10 @@ use std::{
     time::Duration,
 };
 
-use cooee_media::session::{RelayServer, RelayTransport};
+use cooee_media::{
+    processing::ProcessingConfig,
+    session::{RelayServer, RelayTransport},
+};
 use cooee_proto::{
     attachment::Udp, call::CallId, control::addresses_from_wire, wire::v1::TurnCredentials,
 };
@@ -18,7 +21,7 @@ use crate::{
     audio::{AudioConfig, CallSound, MicrophoneSpec, SpeakerSpec},
     call::LegResources,
     media::MediaLegConfig,
-    settings::Settings,
+    settings::{Settings, SoundProcessing},
     transport::ProxyConfig,
 };
 
@@ -29,6 +32,7 @@ const CHOICES_MAX: usize = 64;
 pub(super) struct Voice {
     audio: AudioConfig,
     sound: CallSound,
+    processing: SoundProcessing,
     loopback: bool,
     proxy: ProxyConfig,
     state: Mutex<State>,
@@ -59,6 +63,7 @@ impl Voice {
         Ok(Self {
             audio: AudioConfig { microphone, speaker, mouth_recording },
             sound: CallSound { echo, ..CallSound::default() },
+            processing: settings.processing,
             loopback: settings.loopback,
             proxy: settings.proxy()?,
             state: Mutex::default(),
@@ -150,6 +155,12 @@ impl LegResources for Voice {
 
     fn sound(&self, call: CallId) -> (AudioConfig, CallSound) {
         let chosen = self.state().chosen.remove(&call);
-        (chosen.unwrap_or_else(|| self.audio.clone()), self.sound)
+        let audio = chosen.unwrap_or_else(|| self.audio.clone());
+        let wanted = match self.processing {
+            SoundProcessing::Auto => audio.microphone.is_device(),
+            SoundProcessing::On => true,
+            SoundProcessing::Off => false,
+        };
+        (audio, CallSound { processing: wanted.then(ProcessingConfig::default), ..self.sound })
     }
 }
