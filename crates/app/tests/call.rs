@@ -19,13 +19,14 @@ fn records() -> UserOptions {
 fn buttons_and_refusals() {
     let folder = tempfile::tempdir().unwrap();
     let network = network(folder.path(), 2);
+    let options = UserOptions { more: vec!["--no-call-waiting".to_owned()], ..records() };
     let _users =
-        ["alice", "bob", "carol"].map(|name| network.user("here", name, records()).unwrap());
+        ["alice", "bob", "carol"].map(|name| network.user("here", name, options.clone()).unwrap());
     let [alice, bob, carol] = ["alice", "bob", "carol"].map(|name| folder.path().join(name));
 
     let nobody = run(&alice, &["call", "nobody.here"]);
     assert_eq!(nobody.code, Some(5), "{nobody:?}");
-    assert!(nobody.err.contains("unknown user"), "{nobody:?}");
+    assert!(nobody.err.contains("unreachable"), "{nobody:?}");
 
     let declined = start(&alice, &["call", "bob"]);
     wait_for_phase(&bob, "ringing");
@@ -54,8 +55,8 @@ fn buttons_and_refusals() {
         (&alice, "resume", "held_remotely", false),
         (&bob, "hold", "held_locally", true),
         (&bob, "resume", "held_locally", false),
-        (&bob, "mute", "muted", true),
-        (&bob, "unmute", "muted", false),
+        (&bob, "mute", "muted_locally", true),
+        (&bob, "unmute", "muted_locally", false),
     ] {
         let done = run(who, &[button]);
         assert_eq!(done.code, Some(0), "{button}: {done:?}");

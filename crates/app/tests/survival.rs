@@ -14,20 +14,20 @@ use support::{network, run, signal, sound_and_gap_ms, super_node_in_use, wait_fo
 /// The limit for sound to be back, and a margin for a loaded machine.
 const BACK_MS_MAX: usize = 2_000 + 1_000;
 
-fn relayed(answers: bool) -> UserOptions {
-    UserOptions { records: true, relayed: true, answers, ..UserOptions::default() }
+fn recording(answers: bool) -> UserOptions {
+    UserOptions { records: true, answers, ..UserOptions::default() }
 }
 
-/// A relayed call during which the caller's super node gets a signal; gives the longest silences
+/// A call during which the caller's super node gets a signal; gives the longest silences
 /// of both ears, and how long re-attachment took.
 fn call_while_super_node_gets(name: &str) -> ([usize; 2], Duration) {
     let folder = tempfile::tempdir().unwrap();
     let network = network(folder.path(), 3);
-    let alice = network.user("here", "alice", relayed(false)).unwrap();
-    let bob = network.user("here", "bob", relayed(true)).unwrap();
+    let alice = network.user("here", "alice", recording(false)).unwrap();
+    let bob = network.user("here", "bob", recording(true)).unwrap();
     let call = alice.start_call("bob", CallOptions { talk_s: 9.0 }).unwrap();
     thread::sleep(Duration::from_secs(2));
-    let victim = super_node_in_use(folder.path(), &alice, 3);
+    let victim = super_node_in_use(&network, &alice);
     let before = alice.status().unwrap()["super_node"].clone();
     let pid = network.super_node_pids()[victim];
     signal(pid, name);

@@ -105,6 +105,8 @@ pub struct Settings {
     pub display_name: Option<String>,
     /// Searches by wildcard may show this user.
     pub listed: bool,
+    /// A second call rings while one goes on; otherwise its caller hears "busy".
+    pub call_waiting: bool,
     /// HTTP CONNECT proxy, `http://host:port`; none: the environment's.
     pub proxy: Option<String>,
     /// Port of the local API on loopback; 0: any free one.
@@ -130,6 +132,7 @@ impl Default for Settings {
             answer: AnswerMode::Ring,
             display_name: None,
             listed: true,
+            call_waiting: true,
             proxy: None,
             api_port: 0,
         }

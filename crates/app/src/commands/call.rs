@@ -66,6 +66,8 @@ struct Follow<'a> {
 impl Follow<'_> {
     async fn until_end(&mut self, events: &mut Events, limit: Option<Duration>) -> Result<()> {
         let mut hang_up_at = None;
+        let interrupted = signals::interrupted();
+        tokio::pin!(interrupted);
         loop {
             let due = async {
                 match hang_up_at {
@@ -85,7 +87,7 @@ impl Follow<'_> {
                     }
                 }
                 () = due, if !ending => self.hang_up().await?,
-                () = signals::interrupted(), if !ending => self.hang_up().await?,
+                () = &mut interrupted, if !ending => self.hang_up().await?,
             }
         }
     }

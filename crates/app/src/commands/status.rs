@@ -57,13 +57,15 @@ pub(crate) async fn devices(output: Output) -> Result<()> {
 pub(crate) async fn events(client: &Client) -> Result<()> {
     let mut events = client.events().await?;
     let output = Output::new(true);
+    let interrupted = signals::interrupted();
+    tokio::pin!(interrupted);
     loop {
         tokio::select! {
             event = events.next() => match event? {
                 Some(event) => output.json_line(&event),
                 None => return Ok(()),
             },
-            () = signals::interrupted() => return Ok(()),
+            () = &mut interrupted => return Ok(()),
         }
     }
 }

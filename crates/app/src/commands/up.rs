@@ -64,6 +64,9 @@ pub(crate) struct NodeArgs {
     /// When called: ring, auto
     #[arg(long, value_name = "HOW", value_parser = answer_mode)]
     answer: Option<AnswerMode>,
+    /// While a call goes on, tell other callers that we are busy instead of ringing
+    #[arg(long)]
+    no_call_waiting: bool,
     /// HTTP CONNECT proxy, http://host:port; the environment's by default
     #[arg(long, value_name = "URL")]
     proxy: Option<String>,
@@ -139,6 +142,7 @@ impl NodeArgs {
         settings.processing = self.processing.unwrap_or(settings.processing);
         settings.mouth_recording = self.mouth_recording.clone().or(settings.mouth_recording);
         settings.answer = self.answer.unwrap_or(settings.answer);
+        settings.call_waiting &= !self.no_call_waiting;
         settings.proxy = self.proxy.clone().or(settings.proxy);
         settings.api_port = self.api_port.unwrap_or(settings.api_port);
         settings
@@ -196,7 +200,8 @@ async fn run(profile: Profile, settings: Settings, output: Output) -> Result<()>
     let api = tokio::spawn(serving);
     greet(&node, &directory, output)?;
     let ended = node.ended();
-    tokio::pin!(ended);
+    let interrupted = signals::interrupted();
+    tokio::pin!(ended, interrupted);
     loop {
         tokio::select! {
             event = events.recv() => match event {
@@ -204,7 +209,7 @@ async fn run(profile: Profile, settings: Settings, output: Output) -> Result<()>
                 Err(RecvError::Lagged(_)) => {}
                 Err(RecvError::Closed) => break,
             },
-            () = signals::interrupted() => break,
+            () = &mut interrupted => break,
             () = &mut ended => break,
         }
     }

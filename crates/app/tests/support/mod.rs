@@ -4,7 +4,7 @@
 #![allow(dead_code, reason = "every test program uses its own part")]
 
 use std::{
-    path::{Path, PathBuf},
+    path::Path,
     process::{Command, Output, Stdio},
     thread,
     time::{Duration, Instant},
@@ -97,16 +97,10 @@ pub(crate) fn signal(pid: u32, name: &str) {
 }
 
 /// Index of the super node that a user is attached to.
-pub(crate) fn super_node_in_use(folder: &Path, user: &User<'_>, count: usize) -> usize {
-    let node = user.status().unwrap()["super_node"].as_str().expect("attached").to_owned();
-    (0..count)
-        .find(|index| {
-            let profile: PathBuf = folder.join(format!("super-node-{}", index + 1));
-            let status = run(&profile, &["status"]);
-            serde_json::from_str::<Value>(&status.out)
-                .is_ok_and(|status| status["node"] == node.as_str())
-        })
-        .expect("one of ours")
+pub(crate) fn super_node_in_use(network: &Deployment<'_>, user: &User<'_>) -> usize {
+    let address = user.status().unwrap()["super_node"].as_str().expect("attached").to_owned();
+    let mut addresses = network.super_node_addresses().iter();
+    addresses.position(|of| of.to_string() == address).expect("one of ours")
 }
 
 /// Milliseconds of a recording window.

@@ -223,6 +223,12 @@ impl Attachment {
         let _ = self.commands.send(Command::NetworkChanged).await;
     }
 
+    /// Asks every super node that holds a connection of this node for a sign of life; a connection
+    /// that gives none within 1.5 s is closed, and the next one taken.
+    pub fn check(&self) {
+        self.channels().into_iter().for_each(connection::check);
+    }
+
     /// Replaces the bootstrap entries, for example after their names were resolved again.
     pub async fn set_bootstrap(&self, addresses: Vec<SocketAddr>) {
         let _ = self.commands.send(Command::SetBootstrap(addresses)).await;

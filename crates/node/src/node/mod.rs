@@ -264,7 +264,12 @@ impl Node {
             AnswerMode::Ring => AutoAnswer::Never,
             AnswerMode::Auto => AutoAnswer::Everybody(Duration::ZERO),
         };
-        CallsConfig { auto_answer, display_name: user.to_string(), ..CallsConfig::default() }
+        CallsConfig {
+            auto_answer,
+            call_waiting: self.settings.call_waiting,
+            display_name: user.to_string(),
+            ..CallsConfig::default()
+        }
     }
 
     fn facts(&self) -> MutexGuard<'_, Facts> {

@@ -34,6 +34,10 @@ const RELAYS_EVERY: Duration = Duration::from_secs(1800);
 /// Failed requests for credentials are repeated after this.
 const RELAYS_RETRY: Duration = Duration::from_secs(2);
 
+/// While a call goes on, the super nodes are asked for a sign of life so often: one that has died
+/// without a word is noticed within this and 1.5 s, where the keep-alive alone takes two minutes.
+const CHECK_IN_CALL: Duration = Duration::from_secs(3);
+
 /// A certificate that holds: the stored one, or a renewed one if its time is near.
 pub(super) async fn fresh(
     profile: &Profile,
@@ -68,6 +72,7 @@ pub(super) fn start(node: &Arc<Node>, incoming: Option<Incoming>, arrivals: Arri
         tokio::spawn(take_splices(Arc::downgrade(node), incoming.splices));
         tokio::spawn(hand_on_attachment(Arc::downgrade(node), incoming.events));
         tokio::spawn(keep_relays(Arc::downgrade(node)));
+        tokio::spawn(check_in_calls(Arc::downgrade(node)));
     }
     if let Some(calls) = &node.calls {
         tokio::spawn(hand_on_calls(Arc::downgrade(node), calls.subscribe()));
@@ -147,6 +152,19 @@ async fn hand_on_attachment(
             AttachmentEvent::ClockDiffers { by } => {
                 node.tell(json!({ "event": "clock_differs", "by_ms": by.as_millis() as u64 }));
             }
+        }
+    }
+}
+
+/// Notices super nodes that fall silent while it matters.
+async fn check_in_calls(node: Weak<Node>) {
+    loop {
+        sleep(CHECK_IN_CALL).await;
+        let Some(node) = node.upgrade() else { return };
+        if let (Some(calls), Some(attachment)) = (&node.calls, &node.attachment)
+            && !calls.list().is_empty()
+        {
+            attachment.check();
         }
     }
 }
