@@ -28,7 +28,7 @@ const PEER_TIME: Duration = Duration::from_secs(1);
 const PEERS_MAX: usize = 64;
 
 /// See the module.
-pub struct LocalDirectory {
+pub(super) struct LocalDirectory {
     me: Weak<Self>,
     network: NetworkId,
     peers: OnceLock<Arc<dyn SuperNodePeers>>,
@@ -56,12 +56,12 @@ struct Watcher {
 
 impl LocalDirectory {
     /// The directory of one super node.
-    pub fn new(network: NetworkId) -> Arc<Self> {
+    pub(super) fn new(network: NetworkId) -> Arc<Self> {
         Self::admitting(network, true)
     }
 
     /// The same, with links for all or only for those whom the operator made super nodes.
-    pub fn admitting(network: NetworkId, admits_all: bool) -> Arc<Self> {
+    pub(super) fn admitting(network: NetworkId, admits_all: bool) -> Arc<Self> {
         Arc::new_cyclic(|me| Self {
             me: me.clone(),
             network,
