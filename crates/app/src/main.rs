@@ -14,7 +14,7 @@ mod output;
 mod profile;
 mod signals;
 
-use std::{io, process::ExitCode};
+use std::{io, process::ExitCode, time::Duration};
 
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
@@ -26,6 +26,9 @@ use crate::{
     output::Output,
     profile::ProfileArgs,
 };
+
+/// How long background work may take to end after the command is done.
+const SHUTDOWN_PATIENCE: Duration = Duration::from_millis(500);
 
 /// A telephone network with no telephone company.
 #[derive(Debug, Parser)]
@@ -147,11 +150,16 @@ fn run(command: Command, output: Output) -> Result<()> {
         Command::Lab(command) => cooee_lab::cli::run(command, output.json),
         Command::Sim(command) => Ok(cooee_sim::cli::run(&command, output.json)?),
         Command::LoginServer(command) => login_server::run(command, output),
-        command => tokio::runtime::Builder::new_multi_thread()
-            .enable_all()
-            .build()
-            .context("cannot start")?
-            .block_on(run_async(command, output)),
+        command => {
+            let runtime = tokio::runtime::Builder::new_multi_thread()
+                .enable_all()
+                .build()
+                .context("cannot start")?;
+            let done = runtime.block_on(run_async(command, output));
+            // What still blocks (a name server that does not answer) must not keep us.
+            runtime.shutdown_timeout(SHUTDOWN_PATIENCE);
+            done
+        }
     }
 }
 

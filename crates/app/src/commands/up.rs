@@ -25,6 +25,9 @@ use crate::{output::Output, profile::ProfileArgs, signals};
 /// Delay of the echo user: long enough to hear that it is one.
 const ECHO_DELAY_MS: u64 = 500;
 
+/// How long readers of the local API may take to go away at the end.
+const API_PATIENCE: std::time::Duration = std::time::Duration::from_millis(500);
+
 /// Options of every running node. Each has a key of the same name in the profile's config.toml.
 #[derive(Debug, clap::Args)]
 pub(crate) struct NodeArgs {
@@ -216,7 +219,8 @@ async fn run(profile: Profile, settings: Settings, output: Output) -> Result<()>
     output.note("ending …");
     node.stop().await;
     node.shut_down();
-    let _ = api.await;
+    // A reader of the API that does not go away must not keep us.
+    let _ = tokio::time::timeout(API_PATIENCE, api).await;
     output.json_line(&json!({ "event": "stopped" }));
     Ok(())
 }
