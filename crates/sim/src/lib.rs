@@ -11,3 +11,4 @@ pub mod nat;
 pub mod overlay;
 pub mod place;
 mod plot;
+pub mod reach;
