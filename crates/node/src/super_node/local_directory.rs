@@ -55,12 +55,8 @@ struct Watcher {
 }
 
 impl LocalDirectory {
-    /// The directory of one super node.
-    pub(super) fn new(network: NetworkId) -> Arc<Self> {
-        Self::admitting(network, true)
-    }
-
-    /// The same, with links for all or only for those whom the operator made super nodes.
+    /// The directory of one super node, with links for all or only for those whom the operator made
+    /// super nodes.
     pub(super) fn admitting(network: NetworkId, admits_all: bool) -> Arc<Self> {
         Arc::new_cyclic(|me| Self {
             me: me.clone(),

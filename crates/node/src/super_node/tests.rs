@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use cooee_proto::{
     attachment::{Config, PortKind, Status, Trouble},
+    control::NodeRole,
     host_cache::HostCache,
     identity::{NameKey, NodeKey},
     wire::v1::{Refusal, StreamHeader, stream_header},
@@ -32,6 +33,14 @@ struct Running {
 
 impl Running {
     async fn start(seed: u8, change: impl FnOnce(&mut SuperNodeConfig)) -> Self {
+        Self::start_admitting(seed, true, change).await
+    }
+
+    async fn start_admitting(
+        seed: u8,
+        admits_all: bool,
+        change: impl FnOnce(&mut SuperNodeConfig),
+    ) -> Self {
         let network = Network::new(1);
         let tls = network.tls(seed, None);
         let config = ListenerConfig::new("127.0.0.1:0".parse().unwrap());
@@ -40,7 +49,7 @@ impl Running {
         let mut config =
             SuperNodeConfig { listening_port: Some(address.port()), ..Default::default() };
         change(&mut config);
-        let directory = LocalDirectory::new(network.key.root().network_id());
+        let directory = LocalDirectory::admitting(network.key.root().network_id(), admits_all);
         let (super_node, local) = SuperNode::start(config, dialer(&tls), directory);
         let serving = super_node.clone();
         let serving = tokio::spawn(async move { serving.serve_listener(listener, None).await });
@@ -68,6 +77,24 @@ async fn three() -> Vec<Running> {
         eventually(|| one.super_node.linked().len() == 2).await;
     }
     all
+}
+
+#[tokio::test]
+async fn a_node_that_only_says_it_is_a_super_node_gets_no_link() {
+    let strict = Running::start_admitting(101, false, |_| {}).await;
+    let seed = strict.address;
+    let pretender = Running::start(102, |config| config.seeds = vec![seed]).await;
+    let tls = strict.network.tls(102, None);
+    let connection = dialer(&tls).connect(seed, ConnectionLimits::ORDINARY).await.unwrap();
+    let now = tls.trust().unix_now();
+    let hello = |role| crate::transport::greeting(role, &connection, None, now);
+    let refused = ControlChannel::open(&connection, &hello(NodeRole::SuperNode)).await;
+    assert!(refused.is_err_and(|error| error.to_string().contains("super node")));
+    assert!(strict.super_node.linked().is_empty() && pretender.super_node.linked().is_empty());
+
+    let connection = dialer(&tls).connect(seed, ConnectionLimits::ORDINARY).await.unwrap();
+    let hello = crate::transport::greeting(NodeRole::Ordinary, &connection, None, now);
+    ControlChannel::open(&connection, &hello).await.expect("as an ordinary node it is welcome");
 }
 
 async fn eventually(mut condition: impl FnMut() -> bool) {
