@@ -101,7 +101,8 @@ impl Serving {
         Ok((Self { super_node, overlay, relay }, Arrivals { splices, direct }))
     }
 
-    /// Tells everybody that this node serves no longer, sends attached nodes elsewhere and waits, but no longer than `patience`.
+    /// Tells everybody that this node serves no longer, sends attached nodes elsewhere
+    /// and waits, but no longer than `patience`.
     pub(super) async fn drain(&self, patience: Duration) {
         if let Some(overlay) = &self.overlay {
             overlay.leave();

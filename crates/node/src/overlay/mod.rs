@@ -6,8 +6,8 @@
 //!            ◀─ datagrams ───────────────────── outputs ─▶ answers, notices
 //! ```
 //!
-//! Every rule is in `cooee_proto::overlay`. Here are the socket, the timers, and who waits for which
-//! answer.
+//! Every rule is in `cooee_proto::overlay`. Here are the socket, the timers, and who waits for
+//! which answer.
 
 mod directory;
 mod trust;
@@ -141,8 +141,8 @@ impl OverlayDirectory {
         self.with(|overlay, now| overlay.renew(now));
     }
 
-    /// Tells everybody that this super node leaves, and hands over what it keeps. Datagrams must flow
-    /// for some seconds more.
+    /// Tells everybody that this super node leaves, and hands over what it keeps. Datagrams must
+    /// flow for some seconds more.
     pub fn leave(&self) {
         self.with(|overlay, now| overlay.leave(now));
     }
@@ -223,9 +223,11 @@ async fn run(
         drop(strong);
         tokio::select! {
             datagram = datagrams.recv() => {
-                let (Some(datagram), Some(strong)) = (datagram, directory.upgrade()) else { return };
+                let Some(datagram) = datagram else { return };
+                let Some(strong) = directory.upgrade() else { return };
                 let mut state = strong.state();
-                let remote = SocketAddr::new(datagram.remote.ip().to_canonical(), datagram.remote.port());
+                let ip = datagram.remote.ip().to_canonical();
+                let remote = SocketAddr::new(ip, datagram.remote.port());
                 state.overlay.handle_datagram(strong.now(), remote, &datagram.payload);
                 strong.carry_out(&mut state);
             }

@@ -34,12 +34,12 @@ const PENDING_MAX: usize = 65_536;
 /// When listed records are filed under their search terms anew (chosen: thrice in their life).
 const TERMS_REFRESH_HOURS: u64 = 24;
 
-/// When the membership has doubled or halved, records are stored again after this (chosen: a node that
-/// joins has learnt the table by then, and a mass restart is over for most).
+/// When the membership has doubled or halved, records are stored again after this (chosen: a node
+/// that joins has learnt the table by then, and a mass restart is over for most).
 const SETTLE_TIME: Duration = Duration::from_secs(2);
 
-/// Devices whose records are stored again at once, and the pause between (chosen: 2,000 devices take
-/// six seconds, and no keeper gets more than it answers).
+/// Devices whose records are stored again at once, and the pause between (chosen: 2,000 devices
+/// take six seconds, and no keeper gets more than it answers).
 const AGAIN_AT_ONCE: usize = 16;
 const AGAIN_PAUSE: Duration = Duration::from_millis(50);
 
@@ -284,8 +284,8 @@ impl Publisher {
         }
     }
 
-    /// Repeats stores that were not answered, and stores again what is due. Returns keys that changed
-    /// at this node itself.
+    /// Repeats stores that were not answered, and stores again what is due. Returns keys that
+    /// changed at this node itself.
     pub fn handle_timeout(&mut self, view: &View, keeper: &mut Keeper) -> Vec<NameKey> {
         self.repeat(view.now.instant);
         self.store_again(view, keeper)
