@@ -117,5 +117,7 @@ fn print_summary(summary: &Summary) {
     println!("direct      {}, the oracle says {}", summary.direct, summary.direct_expected);
     println!("relayed     {} by UDP, {} with TCP", summary.relayed_udp, summary.tcp);
     let (median, p95) = (ms(summary.setup_ms_median), ms(summary.setup_ms_p95));
+    let agrees = if summary.sim_agrees { "agrees in every cell" } else { "DISAGREES" };
+    println!("simulator   {agrees}");
     println!("voice after {median} (median), {p95} (95 %)");
 }

@@ -1,9 +1,12 @@
 //! One cell of the matrix: a call, and how its voice travelled by what both sides recorded.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use cooee_sim::place::{Outcome, Place, outcome};
+use cooee_sim::{
+    place::{Outcome, Place, outcome},
+    reach::reach,
+};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -21,6 +24,8 @@ pub struct Cell {
     pub callee: &'static str,
     /// What the oracle says.
     pub expected: Outcome,
+    /// What the simulator's NAT models say.
+    pub simulated: Outcome,
     /// How the voice travelled; none if it did not.
     pub outcome: Option<Outcome>,
     /// Both sides received voice.
@@ -48,6 +53,7 @@ pub(super) fn call(
         caller: places.0.name,
         callee: places.1.name,
         expected: outcome(places.0, places.1),
+        simulated: reach(places.0, places.1, Instant::now()),
         outcome: None,
         connected: false,
         paths: [String::new(), String::new()],

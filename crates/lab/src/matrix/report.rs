@@ -22,8 +22,8 @@ pub struct Summary {
     pub relayed_udp: usize,
     /// Calls over a relay with TCP on at least one side.
     pub tcp: usize,
-    /// The simulator came to the same outcomes; none: it was not asked.
-    pub sim_agrees: Option<bool>,
+    /// The simulator's NAT models came to the same outcomes, cell by cell.
+    pub sim_agrees: bool,
     /// Dialling to voice path, median.
     pub setup_ms_median: Option<f64>,
     /// Dialling to voice path, 95 % of the calls below.
@@ -43,7 +43,7 @@ pub fn summarise(cells: &[Cell]) -> Summary {
         direct: with(Outcome::Direct),
         relayed_udp: with(Outcome::RelayedUdp),
         tcp: with(Outcome::Tcp),
-        sim_agrees: None,
+        sim_agrees: cells.iter().all(|cell| cell.outcome == Some(cell.simulated)),
         setup_ms_median: share(&setups, 0.5),
         setup_ms_p95: share(&setups, 0.95),
     }
