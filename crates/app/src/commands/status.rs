@@ -28,7 +28,8 @@ pub(crate) async fn status(client: &Client, output: Output) -> Result<()> {
     output.line(format!("  network      {}", status.network));
     if let Some(overlay) = &status.overlay {
         output.line(format!(
-            "  overlay      {} super nodes ({} dead), {} nodes attached here ({} %), {} entries kept",
+            "  overlay      {} super nodes ({} dead), {} nodes attached here ({} %), {} entries \
+             kept",
             overlay.members, overlay.dead, overlay.attached, overlay.load_percent, overlay.entries
         ));
         output.line(format!(
