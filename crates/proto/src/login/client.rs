@@ -488,7 +488,7 @@ pub fn accepted(response: LoginResponse) -> Result<Answer, ClientError> {
 }
 
 fn clock_wrong(offset_ms: i64) -> String {
-    let minutes = offset_ms.unsigned_abs() / 60_000;
+    let minutes = (offset_ms.unsigned_abs() + 30_000) / 60_000;
     let direction = if offset_ms > 0 { "behind" } else { "ahead of" };
     let (days, hours, minutes) = (minutes / 1440, minutes / 60 % 24, minutes % 60);
     format!(
