@@ -72,7 +72,7 @@ impl Report {
             row("", "here".to_owned(), "the paper's Skype (2005)"),
             row("registration", format!("{} ms", played.registered["took_ms"]), ""),
             row(
-                "login",
+                "login, certificate held",
                 format!("{} ms, {} bytes", self.login_ms, self.login_bytes),
                 "3 to 7 s, 10 kB",
             ),
