@@ -11,3 +11,4 @@ pub mod proxy;
 pub mod sandbox;
 pub mod speech;
 pub mod topology;
+pub mod voice;

@@ -8,6 +8,7 @@ mod cost;
 mod login;
 mod matrix;
 mod topology;
+mod voice;
 
 use anyhow::Result;
 
@@ -17,6 +18,7 @@ use anyhow::Result;
   cooee lab places                             the kinds of place there are
   cooee lab run home.toml --on alice -- ip address
   cooee lab matrix --short                     calls between the paper's three set-ups
+  cooee lab voice --quick                      sound and delay beside other telephones
   cooee lab link --delay-ms 50 --loss 0.05     what the emulator costs and does
 
 The laboratory runs in namespaces of its own, as root or as any user whom the kernel lets make
@@ -36,6 +38,8 @@ pub enum LabCommand {
     Cost(cost::CostArgs),
     /// Call from every kind of place to every other and compare with what must be possible
     Matrix(matrix::MatrixArgs),
+    /// Compare sound and delay with other telephones on good and bad networks
+    Voice(voice::VoiceArgs),
 }
 
 /// Runs a command of the laboratory.
@@ -51,5 +55,6 @@ pub fn run(command: LabCommand, json: bool) -> Result<()> {
         LabCommand::Login(arguments) => login::run(&arguments, json),
         LabCommand::Cost(arguments) => cost::cost(&arguments, json),
         LabCommand::Matrix(arguments) => matrix::run(&arguments, json),
+        LabCommand::Voice(arguments) => voice::run(&arguments, json),
     }
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use rustix::process::Signal;
 use serde_json::Value;
 
 use super::{Daemon, User};
@@ -74,6 +75,12 @@ impl OngoingCall {
         })?;
         self.setup_ms = Some(setup_ms);
         Ok(())
+    }
+
+    /// Hangs up before the time.
+    pub fn hang_up(self) -> Result<CallReport> {
+        self.process.signal(Signal::INT);
+        self.finish()
     }
 
     /// Waits until the caller has hung up.

@@ -18,6 +18,8 @@ const PASSWORD: &str = "correct horse battery staple";
 pub struct UserOptions {
     /// Microphone, as on the command line.
     pub microphone: Option<String>,
+    /// Speaker, as on the command line; none: nobody hears it.
+    pub speaker: Option<String>,
     /// Answers every call.
     pub answers: bool,
     /// Plays back what it hears.
@@ -152,7 +154,7 @@ fn start_node(
         arguments.extend(["--mouth-recording", &mouth]);
         format!("wav:{}", deployment.path(&ear)?)
     } else {
-        "null".to_owned()
+        options.speaker.clone().unwrap_or_else(|| "null".to_owned())
     };
     // Without a device named, tests and laboratories must not open the machine's own.
     if options.microphone.is_none() {

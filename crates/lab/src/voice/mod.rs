@@ -1,0 +1,215 @@
+//! Voice compared: sound quality and mouth-to-ear delay of several telephones on several networks,
+//! end to end, with the same devices, the same links and the same measuring.
+//!
+//! ```text
+//!   conversation ─▶ rig (sound server) ─▶ peer ─ emulated link ─ peer ─▶ rig ─▶ recording
+//!                                                                                  │
+//!       PESQ, ViSQOL, PLCMOS of each sentence, delay of each 2 s, bytes, CPU ◀─────┘
+//! ```
+//! A *cell* is one call of one peer on one condition. Cells are independent: every call is new, and
+//! the link is made bad only when the call is up.
+
+mod cell;
+mod condition;
+mod figures;
+mod peers;
+mod report;
+mod rig;
+mod score;
+mod usage;
+
+use std::{
+    collections::VecDeque,
+    path::{Path, PathBuf},
+    sync::{Mutex, PoisonError, mpsc::Sender},
+    thread,
+};
+
+use anyhow::{Context, Result};
+
+pub use self::{
+    cell::Cell,
+    condition::{Condition, all as conditions},
+    figures::{Figures, Spread, figures},
+    peers::Kind,
+    report::write as write_report,
+    score::{Tools, prepare},
+};
+use self::{
+    peers::{Baresip, Call, Chromium, Cooee, HOSTS, Stage},
+    rig::Rig,
+    score::Scorer,
+};
+use crate::{
+    deployment::{Deployment, DeploymentPlan},
+    network::Network,
+    topology::{Family, Host, LinkConfig, Topology},
+};
+
+/// What to compare.
+#[derive(Debug, Clone)]
+pub struct VoicePlan {
+    /// The networks.
+    pub conditions: Vec<Condition>,
+    /// The telephones.
+    pub peers: Vec<Kind>,
+    /// Calls of each on each.
+    pub runs: usize,
+    /// Rigs at work at the same time.
+    pub rigs: usize,
+    /// What happens to the microphone in Cooee: auto, on, off.
+    pub processing: String,
+}
+
+/// One call to make.
+#[derive(Debug, Clone)]
+struct Job {
+    run: usize,
+    condition: Condition,
+    peer: Kind,
+}
+
+/// Makes every call and scores it, inside the sandbox. `tell` hears of each step.
+pub fn run(
+    plan: &VoicePlan,
+    tools: &Tools,
+    program: &Path,
+    folder: &Path,
+    tell: &(impl Fn(&str) + Sync),
+) -> Result<Vec<Cell>> {
+    let mut jobs = VecDeque::new();
+    for run in 0..plan.runs {
+        for condition in &plan.conditions {
+            // The rig is measured on the quiet network alone: no packet of its is sent.
+            let peers = plan.peers.iter().filter(|p| **p != Kind::Rig || condition.name == "quiet");
+            jobs.extend(peers.map(|&peer| Job { run, condition: condition.clone(), peer }));
+        }
+    }
+    let total = jobs.len();
+    let jobs = Mutex::new(jobs);
+    let scorer = Scorer::start(tools)?;
+    thread::scope(|scope| {
+        let (sender, cells) = std::sync::mpsc::channel();
+        for index in 0..plan.rigs.clamp(1, total.max(1)) {
+            let (jobs, sender) = (&jobs, sender.clone());
+            let place = folder.join(format!("rig{index}"));
+            scope.spawn(move || {
+                let name = format!("v{index}");
+                let work = Work { plan, tools, program, folder: &place, name: &name };
+                if let Err(error) = work.run(jobs, &sender, tell) {
+                    tell(&format!("rig {index}: {error:#}"));
+                }
+            });
+        }
+        drop(sender);
+        let mut done = Vec::new();
+        for mut cell in cells {
+            if let Some(recording) = cell.recording.clone() {
+                cell.take_scores(scorer.score(&recording));
+            }
+            done.push(cell);
+            tell(&format!("{} of {total}: {}", done.len(), done[done.len() - 1].summary()));
+        }
+        Ok(done)
+    })
+}
+
+/// One rig's share of the work.
+struct Work<'a> {
+    plan: &'a VoicePlan,
+    tools: &'a Tools,
+    program: &'a Path,
+    folder: &'a Path,
+    name: &'a str,
+}
+
+impl Work<'_> {
+    fn run(
+        &self,
+        jobs: &Mutex<VecDeque<Job>>,
+        cells: &Sender<Cell>,
+        tell: &(impl Fn(&str) + Sync),
+    ) -> Result<()> {
+        let rig = Rig::start(&self.folder.join("pulse"))?;
+        let network = Network::up(&topology(), self.name)?;
+        let stage = Stage { rig: &rig, network: &network };
+        let plan = DeploymentPlan {
+            login_server: "login".to_owned(),
+            super_nodes: vec!["sn1".to_owned()],
+            super_node_port: None,
+            well_known_ports: false,
+        };
+        let deployment = Deployment::start(&stage, self.program, self.folder, plan, |_| {})?;
+        let mut cooee: Option<Cooee<'_>> = None;
+        loop {
+            let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+            let Some(job) = job else { return Ok(()) };
+            if job.peer == Kind::Cooee && cooee.is_none() {
+                cooee = Some(Cooee::start(&deployment, &self.plan.processing)?);
+            }
+            let cell = self.cell(&stage, &job, cooee.as_mut());
+            if let Some(problem) = &cell.problem {
+                tell(&format!("{}: {problem}", cell.title()));
+                // A node that failed once may be in any state: the next call gets new ones.
+                if job.peer == Kind::Cooee {
+                    cooee = None;
+                }
+            }
+            let _ = cells.send(cell);
+        }
+    }
+
+    fn cell(&self, stage: &Stage<'_>, job: &Job, cooee: Option<&mut Cooee<'_>>) -> Cell {
+        let mut cell = Cell::new(job.peer, &job.condition, job.run);
+        let recording = self.folder.join(format!("{}.raw", cell.title()));
+        let link = stage.network.link(HOSTS[0]);
+        let reset = || link.inspect(|link| link.set(LinkConfig::default()));
+        reset();
+        let outcome = if job.peer == Kind::Rig {
+            self.loop_back(stage, &mut cell, &recording)
+        } else {
+            self.start(stage, job, cooee).and_then(|call| {
+                stage.wait_for_voice()?;
+                cell.measure(stage, call.as_ref(), &job.condition, self.tools, &recording)
+            })
+        };
+        reset();
+        if let Err(error) = outcome {
+            cell.problem = Some(format!("{error:#}"));
+        }
+        cell
+    }
+
+    fn start(
+        &self,
+        stage: &Stage<'_>,
+        job: &Job,
+        cooee: Option<&mut Cooee<'_>>,
+    ) -> Result<Box<dyn Call>> {
+        match job.peer {
+            Kind::Rig | Kind::Cooee => cooee.context("nodes have been started")?.call(),
+            Kind::Baresip => Baresip::call(stage, self.folder, false),
+            Kind::BaresipTuned => Baresip::call(stage, self.folder, true),
+            Kind::Chromium => Chromium::call(stage, self.folder),
+        }
+    }
+
+    fn loop_back(&self, stage: &Stage<'_>, cell: &mut Cell, recording: &PathBuf) -> Result<()> {
+        let modules = stage.rig.loop_back()?;
+        let played = stage.rig.play(&self.tools.conversation(), recording, || {});
+        stage.rig.end_loop(&modules)?;
+        played?;
+        cell.take_recording(self.tools, recording)
+    }
+}
+
+fn topology() -> Topology {
+    let host = |name: &str| Host {
+        name: name.to_owned(),
+        behind: None,
+        family: Family::Ipv4,
+        link: (name == HOSTS[0]).then(LinkConfig::default),
+    };
+    let hosts = HOSTS.iter().map(|name| host(name)).collect();
+    Topology { name: "voice".to_owned(), seed: 1, gateways: Vec::new(), hosts }
+}
