@@ -1,5 +1,6 @@
 //! The laboratory: the shipped program behind real kernels' NATs, and the paper's experiments.
 
+pub mod capture;
 pub mod cli;
 pub mod deployment;
 pub mod emulator;

@@ -3,7 +3,7 @@
 use std::{fmt::Write, time::Duration};
 
 use anyhow::{Context, Result, bail};
-use cooee_node::api::types::PlaceCall;
+use cooee_node::{api::types::PlaceCall, call::EndReason};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep_until};
 
@@ -136,11 +136,18 @@ impl Follow<'_> {
     fn finish(&self, record: &Value) -> Result<()> {
         self.output.line(describe_record(record));
         if record["answered_unix_ms"].is_null() {
-            let reason = record["reason"].as_str().unwrap_or("unknown").replace('_', " ");
-            let message = format!("the call was not taken: {reason}");
-            return Err(Failure::new(FailureKind::NotTaken, message).into());
+            return Err(Failure::new(FailureKind::NotTaken, not_taken(&record["reason"])).into());
         }
         Ok(())
+    }
+}
+
+/// Why nobody answered: the word that scripts look for, and what it means.
+fn not_taken(reason: &Value) -> String {
+    let word = reason.as_str().unwrap_or("unknown").replace('_', " ");
+    match serde_json::from_value::<EndReason>(reason.clone()).map(|reason| reason.to_string()) {
+        Ok(meaning) if meaning != word => format!("the call was not taken: {word} ({meaning})"),
+        _ => format!("the call was not taken: {word}"),
     }
 }
 

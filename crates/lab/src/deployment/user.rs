@@ -28,6 +28,8 @@ pub struct UserOptions {
     pub records: bool,
     /// Not the first device of a new user, but one more of a user that is there, of this name.
     pub device: Option<String>,
+    /// Name to show to others.
+    pub display_name: Option<String>,
     /// HTTP CONNECT proxy to use.
     pub proxy: Option<String>,
     /// Further arguments of `cooee up`.
@@ -61,6 +63,9 @@ impl<'d> User<'d> {
             &profile,
         ];
         arguments.extend(["--invitation", deployment.invitation()]);
+        if let Some(display_name) = &options.display_name {
+            arguments.extend(["--display-name", display_name]);
+        }
         if let Some(proxy) = &options.proxy {
             arguments.extend(["--proxy", proxy]);
         }

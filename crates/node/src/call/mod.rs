@@ -14,6 +14,7 @@ mod service;
 mod store;
 mod task;
 
+pub use cooee_proto::call::EndReason;
 pub use legs::{LegResources, run_legs};
 pub use media::{LegId, MediaCommand, MediaEvent};
 pub use service::{CallError, CallNotice, CallService, CallServiceConfig, LookUp, Relations};

@@ -9,7 +9,7 @@ use std::{
 use cooee_proto::{
     call::{
         CallEnd, CallEvent, CallId, CallRecord, CallSummary, Calls, CallsConfig, CommandError,
-        LookUpFailure, MediaSummary, Output, Remote,
+        EndReason, LookUpFailure, MediaSummary, Output, Remote,
     },
     clock::{Now, UnixTime},
     contacts::safety_number,
@@ -148,7 +148,15 @@ impl Task {
             PeerEvent::Lost { peer, reason } => {
                 tracing::debug!(node = %peer.node, %reason, "peer connection lost");
             }
-            PeerEvent::Unreachable { node, .. } => self.calls.handle_unreachable(now(), node),
+            PeerEvent::Unreachable { node, reason } => {
+                let said = if reason.is_impostor() {
+                    tracing::warn!(%node, %reason, "somebody answered in a device's place");
+                    EndReason::Impostor
+                } else {
+                    EndReason::Unreachable
+                };
+                self.calls.handle_unreachable(now(), node, said);
+            }
             PeerEvent::Message { from, body: Body::Call(message) } => {
                 if self.keys.len() >= KEYS_MAX {
                     self.keys.pop_first();

@@ -25,8 +25,8 @@ use super::*;
 use crate::{
     audio::{AudioConfig, CallSound, MicrophoneSpec, SpeakerSpec},
     media::MediaLegConfig,
-    peer::{Dialer, PeerStream, Peers, PeersConfig, Way, device},
-    transport::{Tls, TransportError},
+    peer::{Dialer, PeerStream, Peers, PeersConfig, Way, connection, device, device_of},
+    transport::{ExpectedPeer, Tls, TransportError},
     udp::{UdpConfig, UdpEndpoint},
 };
 
@@ -108,6 +108,7 @@ struct Node {
     calls: CallService,
     notices: broadcast::Receiver<CallNotice>,
     peers: Peers,
+    directory: Arc<Directory>,
     profile: tempfile::TempDir,
 }
 
@@ -157,7 +158,7 @@ async fn node(
     })
     .expect("the profile is writable");
     let notices = calls.subscribe();
-    Node { calls, notices, peers, profile }
+    Node { calls, notices, peers, directory: directory.clone(), profile }
 }
 
 impl Node {
@@ -269,4 +270,45 @@ async fn a_call_survives_the_loss_of_its_peer_connection() {
     .await;
     bob.calls.hang_up(call).await.expect("talks");
     assert_eq!(alice.record().await.reason, EndReason::HungUp);
+}
+
+/// A super node that leads every splice for Bob to itself, and ends it with a key of its own.
+async fn swap_key(directory: &Directory, impostor: Arc<Tls>) -> mpsc::Receiver<String> {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("bound");
+    let (learnt, learns) = mpsc::channel(8);
+    for device in directory.devices.lock().expect("lock").values_mut() {
+        device.1 = address;
+    }
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut from = [0; 16];
+            let _ = tokio::io::AsyncReadExt::read_exact(&mut stream, &mut from).await;
+            let taken = connection::accept(&impostor, Box::new(stream), ExpectedPeer::Anybody);
+            let said = taken.await.map_or_else(|error| error.to_string(), |_| "let in".into());
+            let _ = learnt.send(said).await;
+        }
+    });
+    learns
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_super_node_that_swaps_the_key_is_refused_and_the_caller_told() {
+    for (what, impostor) in [
+        ("its own certificate", device(9, "mallory")),
+        ("its own certificate, which names no user", device_of(1, 9, None)),
+        ("another device of the user's name", device(9, "bob")),
+        ("the callee's key in a certificate of another user", device(2, "mallory")),
+        ("the callee's name and key in a network of its own", device_of(7, 2, Some("bob"))),
+    ] {
+        let (mut alice, _bob) = two(Relation::Stranger).await;
+        let mut learns = swap_key(&alice.directory, impostor).await;
+        alice.calls.place("bob".parse().expect("legal")).await.expect("placed");
+        let record = alice.record().await;
+        assert_eq!(record.reason, EndReason::Impostor, "{what}");
+        assert!(record.node.is_none() && record.media.is_none(), "{what}: {record:?}");
+        assert!(record.reason.to_string().contains("cannot be trusted"));
+        let said = learns.recv().await.expect("it was reached");
+        assert_ne!(said, "let in", "{what}");
+    }
 }

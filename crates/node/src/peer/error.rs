@@ -5,7 +5,7 @@ use cooee_proto::{
     wire::{FrameError, v1::peer_goodbye},
 };
 
-use crate::transport::TransportError;
+use crate::transport::{CertificateProblem, TransportError};
 
 /// Why a peer connection was not made, or ended.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -43,4 +43,20 @@ pub enum PeerError {
     /// Too many devices at once.
     #[error("too many peer connections")]
     TooMany,
+}
+
+impl PeerError {
+    /// Whether somebody who is not the device wanted answered in its place.
+    pub fn is_impostor(&self) -> bool {
+        match self {
+            Self::NoUser(_) => true,
+            Self::Transport(TransportError::PeerCertificate { problem, .. }) => matches!(
+                problem,
+                CertificateProblem::SomebodyElse
+                    | CertificateProblem::Foreign
+                    | CertificateProblem::Malformed
+            ),
+            _ => false,
+        }
+    }
 }

@@ -37,4 +37,4 @@ impl Identity {
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
-pub(crate) use tests::device;
+pub(crate) use tests::{device, device_of};

@@ -233,9 +233,9 @@ impl Calls {
     }
 
     /// No peer connection to a device can be had now.
-    pub fn handle_unreachable(&mut self, now: Now, node: NodeId) {
+    pub fn handle_unreachable(&mut self, now: Now, node: NodeId, reason: EndReason) {
         for id in self.ids() {
-            self.input(now, id, |c| c.handle_unreachable(now, node));
+            self.input(now, id, |c| c.handle_unreachable(now, node, reason));
         }
     }
 

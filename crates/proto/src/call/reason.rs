@@ -30,6 +30,9 @@ pub enum EndReason {
     UnknownUser,
     /// No device of the callee can be reached now.
     Unreachable,
+    /// Somebody who is not the callee answered in the callee's place: a super node that swaps
+    /// keys, or whoever sits on it. Nothing was said to them.
+    Impostor,
     /// No media path came up, or it died and could not be rebuilt.
     MediaFailed,
     /// Neither signalling nor media was heard from the peer any more.
@@ -57,9 +60,11 @@ impl EndReason {
             Self::DeclinedElsewhere => WireReason::DeclinedElsewhere,
             Self::Superseded => WireReason::Superseded,
             Self::MediaFailed => WireReason::MediaFailed,
-            Self::ConnectionLost | Self::UnknownUser | Self::Unreachable | Self::PeerRestarted => {
-                WireReason::ConnectionLost
-            }
+            Self::ConnectionLost
+            | Self::UnknownUser
+            | Self::Unreachable
+            | Self::Impostor
+            | Self::PeerRestarted => WireReason::ConnectionLost,
             Self::NoCommonCodec => WireReason::NoCommonCodec,
             Self::Transferred => WireReason::Transferred,
             Self::ProtocolError => WireReason::ProtocolError,
@@ -90,6 +95,7 @@ impl EndReason {
     /// caller is told the most telling reason.
     pub(crate) fn telling(self) -> u8 {
         match self {
+            Self::Impostor => 6,
             Self::Busy => 5,
             Self::NoAnswer => 4,
             Self::NoCommonCodec => 3,
@@ -113,6 +119,10 @@ impl fmt::Display for EndReason {
             Self::Superseded => "both called at once, the other call goes on",
             Self::UnknownUser => "no such user in this network",
             Self::Unreachable => "not online",
+            Self::Impostor => {
+                "somebody on the way answered with a key that is not the other side's and was \
+                 refused: the super node in use, or whoever controls it, cannot be trusted"
+            }
             Self::MediaFailed => "no path for the voice was found",
             Self::ConnectionLost => "connection to the other side lost",
             Self::PeerRestarted => "the other side's program was restarted",

@@ -165,10 +165,10 @@ impl Call {
 
     /// No peer connection to a device can be had now. A leg that has not been heard is given up
     /// at once; any other has its own bounds.
-    pub(super) fn handle_unreachable(&mut self, now: Now, node: NodeId) {
+    pub(super) fn handle_unreachable(&mut self, now: Now, node: NodeId, reason: EndReason) {
         let Some(leg) = self.legs.get(&node) else { return };
         if leg.heard_at.is_none() && leg.stage == Stage::Told {
-            self.refuse_leg(now, node, EndReason::Unreachable);
+            self.refuse_leg(now, node, reason);
         }
         self.flush(now);
     }
