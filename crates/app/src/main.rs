@@ -90,6 +90,8 @@ enum Command {
     Unmute(Run<talk::WhichArgs>),
     /// Press keys in a call
     Dtmf(Run<talk::DtmfArgs>),
+    /// Send the other side to somebody else, or join two calls
+    Transfer(Run<talk::TransferArgs>),
     /// Find users by name, or by a pattern such as 'ali*'
     Search(Run<search::SearchArgs>),
     /// Show which super nodes keep a name, as a super node sees it
@@ -186,6 +188,9 @@ async fn run_async(command: Command, output: Output) -> Result<()> {
         Command::Mute(run) => act(run, "mute", "muted").await,
         Command::Unmute(run) => act(run, "unmute", "unmuted").await,
         Command::Dtmf(run) => talk::dtmf(run.arguments, &client(&run.profile)?, output).await,
+        Command::Transfer(run) => {
+            talk::transfer(run.arguments, &client(&run.profile)?, output).await
+        }
         Command::Search(run) => search::search(run.arguments, &client(&run.profile)?, output).await,
         Command::Keepers(run) => {
             search::keepers(run.arguments, &client(&run.profile)?, output).await

@@ -107,6 +107,8 @@ pub struct Settings {
     pub listed: bool,
     /// A second call rings while one goes on; otherwise its caller hears "busy".
     pub call_waiting: bool,
+    /// How long a call placed here rings before it ends with "no answer", in seconds.
+    pub ring_seconds: u64,
     /// HTTP CONNECT proxy, `http://host:port`; none: the environment's.
     pub proxy: Option<String>,
     /// Port of the local API on loopback; 0: any free one.
@@ -133,6 +135,7 @@ impl Default for Settings {
             display_name: None,
             listed: true,
             call_waiting: true,
+            ring_seconds: 45,
             proxy: None,
             api_port: 0,
         }

@@ -1,6 +1,10 @@
 //! `cooee call`: places a call and stays with it until it ends.
 
-use std::{fmt::Write, time::Duration};
+use std::{
+    fmt::Write,
+    io::{self, IsTerminal},
+    time::Duration,
+};
 
 use anyhow::{Context, Result, bail};
 use cooee_node::{api::types::PlaceCall, call::EndReason};
@@ -50,7 +54,15 @@ pub(crate) async fn run(arguments: CallArgs, client: &Client, output: Output) ->
     let placed: Value = client.post("/v1/calls", &place).await?;
     let call = placed["call"].as_str().context("the node names the call")?.to_owned();
     output.note(format!("calling {} … (Ctrl-C hangs up)", arguments.name));
-    let mut follow = Follow { client, output, call, answered: false, ending: false };
+    let mut follow = Follow {
+        client,
+        output,
+        call,
+        answered: false,
+        ending: false,
+        sent_by: None,
+        has_figures: false,
+    };
     follow.until_end(&mut events, arguments.limit).await
 }
 
@@ -61,6 +73,10 @@ struct Follow<'a> {
     call: String,
     answered: bool,
     ending: bool,
+    /// The call that sent us to this one, until it is answered.
+    sent_by: Option<String>,
+    /// A line of figures stands on the terminal and is to be overwritten.
+    has_figures: bool,
 }
 
 impl Follow<'_> {
@@ -108,28 +124,78 @@ impl Follow<'_> {
             return None;
         }
         self.output.json_line(event);
+        let text = |key: &str| event[key].as_str().unwrap_or("none").to_owned();
         match kind {
+            "statistics" => self.show_figures(event),
             "changed" => self.say_phase(event),
-            "media_established" => self.output.note("  voice path is up"),
-            "media_interrupted" => self.output.note("  voice path lost, rebuilding"),
-            "signalling_lost" => self.output.note("  signalling lost, the call goes on"),
-            "recorded" => return Some(self.finish(&event["record"])),
+            "media_established" => self.note("voice path is up"),
+            "media_interrupted" => self.note("voice path lost, rebuilding"),
+            "signalling_lost" => self.note("signalling lost, the call goes on"),
+            "microphone_changed" => self.note(&format!("microphone: {}", text("device"))),
+            "speaker_changed" => self.note(&format!("speaker: {}", text("device"))),
+            "sound_server_lost" => self.note("the sound server is gone, waiting for it"),
+            "sound_server_returned" => self.note("the sound server is back"),
+            "no_sound" => self.note(&text("message")),
+            "dtmf_received" => self.note(&format!("key {}", text("digit"))),
+            "transferring" => self.follow_transfer(event),
+            "transfer_finished" if event["succeeded"] == true => self.note("sent on"),
+            "transfer_finished" => self.note("could not be sent on, the call stays"),
+            "recorded" => return self.finish_or_return(&event["record"]),
             _ => {}
         }
         None
     }
 
+    /// The other side sent us to somebody else: from now on that call is followed.
+    fn follow_transfer(&mut self, event: &Value) {
+        let Some(new) = event["new"].as_str() else { return };
+        self.note(&format!("sent on to {}", event["to"].as_str().unwrap_or("somebody")));
+        self.sent_by = Some(std::mem::replace(&mut self.call, new.to_owned()));
+    }
+
+    fn finish_or_return(&mut self, record: &Value) -> Option<Result<()>> {
+        if record["answered_unix_ms"].is_null()
+            && let Some(before) = self.sent_by.take()
+        {
+            self.note("nobody there, back to the call before");
+            self.call = before;
+            return None;
+        }
+        self.end_figures();
+        Some(self.finish(record))
+    }
+
+    /// A line of the call's story, in place of the figures.
+    fn note(&mut self, text: &str) {
+        self.end_figures();
+        self.output.note(format!("  {text}"));
+    }
+
+    fn show_figures(&mut self, statistics: &Value) {
+        if !self.output.json && io::stderr().is_terminal() {
+            eprint!("\r\x1b[2K  {}", describe_statistics(statistics));
+            self.has_figures = true;
+        }
+    }
+
+    fn end_figures(&mut self) {
+        if std::mem::take(&mut self.has_figures) {
+            eprint!("\r\x1b[2K");
+        }
+    }
+
     fn say_phase(&mut self, summary: &Value) {
         match summary["phase"].as_str() {
-            Some("remote_ringing") => self.output.note("  it rings"),
-            Some("active") if !self.answered => {
+            Some("remote_ringing") => self.note("it rings"),
+            Some("active") if !self.answered || self.sent_by.is_some() => {
                 self.answered = true;
-                self.output.note("  answered");
+                self.sent_by = None;
+                self.note("answered");
             }
             _ => {}
         }
         if summary["held_remotely"] == true {
-            self.output.note("  the other side holds the call");
+            self.note("the other side holds the call");
         }
     }
 
@@ -149,6 +215,23 @@ fn not_taken(reason: &Value) -> String {
         Ok(meaning) if meaning != word => format!("the call was not taken: {word} ({meaning})"),
         _ => format!("the call was not taken: {word}"),
     }
+}
+
+/// How the voice fares, in a line.
+pub(crate) fn describe_statistics(statistics: &Value) -> String {
+    let number = |key: &str| statistics[key].as_f64().unwrap_or(0.0);
+    let delay = statistics["mouth_to_ear_ms"].as_f64();
+    format!(
+        "mouth to ear {} ms · loss {:.1} % · jitter {:.1} ms · concealed {:.1} % · up {:.1} down \
+         {:.1} kB/s · {}",
+        delay.map_or_else(|| "?".to_owned(), |ms| format!("{ms:.0}")),
+        100.0 * number("loss"),
+        number("jitter_ms"),
+        100.0 * number("concealed"),
+        number("sent_bytes_per_s") / 1_000.0,
+        number("received_bytes_per_s") / 1_000.0,
+        statistics["path"].as_str().unwrap_or("no path"),
+    )
 }
 
 /// A call record in a few lines.

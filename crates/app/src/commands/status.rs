@@ -4,7 +4,7 @@ use anyhow::Result;
 use cooee_node::api::types::Status;
 use serde_json::{Value, json};
 
-use crate::{client::Client, output::Output, signals};
+use crate::{client::Client, commands::call::describe_statistics, output::Output, signals};
 
 /// Shows how the node is doing.
 pub(crate) async fn status(client: &Client, output: Output) -> Result<()> {
@@ -39,6 +39,10 @@ pub(crate) async fn status(client: &Client, output: Output) -> Result<()> {
     }
     output.line(format!("  memory       {:.1} MiB", status.rss_mib));
     output.line(format!("  calls        {}", status.calls));
+    for talk in status.talks.iter().filter(|talk| talk["statistics"].is_object()) {
+        let user = talk["user"].as_str().unwrap_or("-");
+        output.line(format!("    {user}: {}", describe_statistics(&talk["statistics"])));
+    }
     Ok(())
 }
 

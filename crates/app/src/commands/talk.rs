@@ -1,11 +1,15 @@
 //! What one does to a call that is there: `answer`, `decline`, `hang-up`, `hold`, `resume`, `mute`,
-//! `unmute`, `dtmf`, `calls`, `records`.
+//! `unmute`, `dtmf`, `transfer`, `calls`, `records`.
 
 use anyhow::{Result, bail};
-use cooee_node::api::types::Digits;
+use cooee_node::api::types::{Digits, Transfer};
 use serde_json::{Value, json};
 
-use crate::{client::Client, commands::call::describe_record, output::Output};
+use crate::{
+    client::Client,
+    commands::call::{describe_record, describe_statistics},
+    output::Output,
+};
 
 /// A call named by its id, or the only one there is.
 #[derive(Debug, clap::Args)]
@@ -24,6 +28,39 @@ pub(crate) struct DtmfArgs {
     which: WhichArgs,
 }
 
+/// `cooee transfer`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  cooee transfer carol               whom you talk to calls Carol instead
+  cooee transfer --with 3fa9         the two you talk to, one of them on hold, are joined")]
+pub(crate) struct TransferArgs {
+    /// Whom the other side shall call
+    #[arg(required_unless_present = "with", conflicts_with = "with")]
+    to: Option<String>,
+    /// Join with the other side of this call, by its id or its first letters
+    #[arg(long, value_name = "ID")]
+    with: Option<String>,
+    #[command(flatten)]
+    which: WhichArgs,
+}
+
+/// Sends the other side to somebody else.
+pub(crate) async fn transfer(
+    arguments: TransferArgs,
+    client: &Client,
+    output: Output,
+) -> Result<()> {
+    let with = match &arguments.with {
+        Some(start) => Some(find(Some(start), None, client).await?),
+        None => None,
+    };
+    let id = find(arguments.which.call.as_deref(), with.as_deref(), client).await?;
+    let transfer = Transfer { to: arguments.to, with };
+    let answer: Value = client.post(&format!("/v1/calls/{id}/transfer"), &transfer).await?;
+    output.result(&answer, "asked the other side; `cooee events` tells how it goes");
+    Ok(())
+}
+
 /// Does `action` (a path of the local API) to the call meant.
 pub(crate) async fn act(
     which: &WhichArgs,
@@ -32,7 +69,7 @@ pub(crate) async fn act(
     client: &Client,
     output: Output,
 ) -> Result<()> {
-    let id = find(which, client).await?;
+    let id = find(which.call.as_deref(), None, client).await?;
     let answer: Value = client.post(&format!("/v1/calls/{id}/{action}"), &json!({})).await?;
     output.result(&answer, done);
     Ok(())
@@ -40,7 +77,7 @@ pub(crate) async fn act(
 
 /// Presses keys.
 pub(crate) async fn dtmf(arguments: DtmfArgs, client: &Client, output: Output) -> Result<()> {
-    let id = find(&arguments.which, client).await?;
+    let id = find(arguments.which.call.as_deref(), None, client).await?;
     let digits = Digits { digits: arguments.digits };
     let answer: Value = client.post(&format!("/v1/calls/{id}/dtmf"), &digits).await?;
     output.result(&answer, format!("sent {}", digits.digits));
@@ -56,7 +93,11 @@ pub(crate) async fn list(client: &Client, output: Output) -> Result<()> {
     for call in &calls {
         let words = ["call", "direction", "user", "phase"]
             .map(|key| call[key].as_str().unwrap_or("-").replace('_', " "));
-        output.result(call, words.join("  "));
+        let mut line = words.join("  ");
+        if call["statistics"].is_object() {
+            line = format!("{line}\n  {}", describe_statistics(&call["statistics"]));
+        }
+        output.result(call, line);
     }
     Ok(())
 }
@@ -73,13 +114,14 @@ pub(crate) async fn records(client: &Client, output: Output) -> Result<()> {
     Ok(())
 }
 
-async fn find(which: &WhichArgs, client: &Client) -> Result<String> {
+/// The id of the only call that is not `but` and begins with `start`.
+async fn find(start: Option<&str>, but: Option<&str>, client: &Client) -> Result<String> {
     let calls: Vec<Value> = client.get("/v1/calls").await?;
-    let start = which.call.as_deref().unwrap_or_default();
+    let start = start.unwrap_or_default();
     let ids: Vec<&str> = calls
         .iter()
         .filter_map(|call| call["call"].as_str())
-        .filter(|id| id.starts_with(start))
+        .filter(|id| id.starts_with(start) && Some(*id) != but)
         .collect();
     match ids[..] {
         [] => bail!("there is no such call"),

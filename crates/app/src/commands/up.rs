@@ -70,6 +70,9 @@ pub(crate) struct NodeArgs {
     /// While a call goes on, tell other callers that we are busy instead of ringing
     #[arg(long)]
     no_call_waiting: bool,
+    /// How long a call placed here rings before it counts as not answered
+    #[arg(long, value_name = "SECONDS")]
+    ring_seconds: Option<u64>,
     /// HTTP CONNECT proxy, http://host:port; the environment's by default
     #[arg(long, value_name = "URL")]
     proxy: Option<String>,
@@ -146,6 +149,7 @@ impl NodeArgs {
         settings.mouth_recording = self.mouth_recording.clone().or(settings.mouth_recording);
         settings.answer = self.answer.unwrap_or(settings.answer);
         settings.call_waiting &= !self.no_call_waiting;
+        settings.ring_seconds = self.ring_seconds.unwrap_or(settings.ring_seconds);
         settings.proxy = self.proxy.clone().or(settings.proxy);
         settings.api_port = self.api_port.unwrap_or(settings.api_port);
         settings
@@ -245,7 +249,10 @@ fn greet(node: &Arc<Node>, directory: &std::path::Path, output: Output) -> Resul
 }
 
 fn tell(event: &Value, output: Output) {
-    output.json_line(event);
+    // Once a second in every call: for those who ask, by `cooee events`, `call` or `calls`.
+    if event["event"] != "statistics" {
+        output.json_line(event);
+    }
     let text = |key: &str| event[key].as_str().unwrap_or_default().to_owned();
     match event["event"].as_str().unwrap_or_default() {
         "attached" => {
@@ -261,6 +268,7 @@ fn tell(event: &Value, output: Output) {
             "{} calls: `cooee answer` or `cooee decline`",
             output.bold(text("user"))
         )),
+        "no_sound" => output.line(output.bad(text("message"))),
         "ended" => output.line(format!("the call with {} is over", event["summary"]["user"])),
         _ => {}
     }

@@ -1,4 +1,4 @@
-//! `/v1/calls`: place, answer, decline, hang up, hold, resume, mute, press keys, list, records.
+//! `/v1/calls`: place, answer, decline, hang up, hold, resume, mute, press keys, transfer, list, records.
 
 use axum::{
     Json, Router,
@@ -9,14 +9,15 @@ use serde_json::{Value, json};
 
 use super::{
     Answer, Served,
-    types::{Digits, PlaceCall, Problem},
+    types::{Digits, PlaceCall, Problem, Transfer},
 };
-use crate::node::CallAction;
+use crate::node::{CallAction, Node};
 
 pub(super) fn routes() -> Router<Served> {
     Router::new()
         .route("/v1/calls", get(list).post(place))
         .route("/v1/calls/{id}/dtmf", post(dtmf))
+        .route("/v1/calls/{id}/transfer", post(transfer))
         .route("/v1/calls/{id}/{action}", post(act))
         .route("/v1/records", get(records))
 }
@@ -59,6 +60,23 @@ async fn dtmf(
     for digit in digits.digits.chars() {
         served.node.act_on_call(&id, CallAction::Dtmf(digit)).await?;
     }
+    Ok(Json(json!({ "ok": true, "call": id })))
+}
+
+async fn transfer(
+    State(served): State<Served>,
+    Path(id): Path<String>,
+    Json(transfer): Json<Transfer>,
+) -> Answer<Value> {
+    let action = match (&transfer.to, &transfer.with) {
+        (Some(to), None) => CallAction::Transfer(Node::user_name(to)?),
+        (None, Some(with)) => {
+            let is_no_call = |_| Problem::bad_request("a call is 32 hexadecimal digits");
+            CallAction::Join(with.parse().map_err(is_no_call)?)
+        }
+        _ => return Err(Problem::bad_request("either a user to send to, or a call to join with")),
+    };
+    served.node.act_on_call(&id, action).await?;
     Ok(Json(json!({ "ok": true, "call": id })))
 }
 

@@ -60,6 +60,9 @@ pub struct Status {
     pub certificate_expires_unix_ms: u64,
     /// Calls that are not over.
     pub calls: usize,
+    /// The same as `GET /v1/calls` shows them, with how their voice fares.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub talks: Vec<serde_json::Value>,
     /// Resident memory in MiB.
     pub rss_mib: f64,
     /// Seconds since start.
@@ -116,6 +119,17 @@ pub struct PlaceCall {
     /// Speaker for this call instead of the configured one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub speaker: Option<String>,
+}
+
+/// `POST /v1/calls/{id}/transfer`: one of the two.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Transfer {
+    /// User to whom the other side is sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<String>,
+    /// Call with whose other side it is joined.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub with: Option<String>,
 }
 
 /// `POST /v1/calls/{id}/dtmf`.

@@ -1,30 +1,35 @@
 //! Runs the media legs of calls: one task for each, between the call task, the leg's transport
 //! and the audio thread.
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use cooee_media::{
-    session::{
-        CandidateKind, DtlsRole, RemoteCandidate, SessionEvent, SessionStatistics,
-        TransportParameters,
-    },
+    session::{CandidateKind, DtlsRole, RemoteCandidate, SessionEvent, TransportParameters},
     voice::{PAYLOAD_TYPE_OPUS, PAYLOAD_TYPE_REDUNDANT},
 };
 use cooee_proto::{
-    call::{CallId, MediaState, MediaSummary},
+    call::{CallId, MediaState},
     wire::v1::{self, Codec, IceCandidate, MediaOffer, codec, ice_candidate},
 };
-use tokio::sync::mpsc;
+use tokio::{
+    sync::mpsc,
+    time::{Instant, MissedTickBehavior, interval},
+};
 
-use super::{LegId, MediaCommand, MediaEvent};
+use super::{LegId, MediaCommand, MediaEvent, live::Counts};
 use crate::{
-    audio::{AudioConfig, AudioLeg, CallControls, CallPath, CallSound, link::voice_link},
+    audio::{
+        AudioConfig, AudioEvent, AudioLeg, CallControls, CallPath, CallSound, link::voice_link,
+    },
     media::{MediaLeg, MediaLegConfig},
     udp::UdpEndpoint,
 };
 
 /// Commands that wait for one leg. Chosen: all candidates of a peer and more.
 const COMMANDS_MAX: usize = 256;
+
+/// How often people who look are told how the voice fares. Chosen: as often as a person reads.
+const STATISTICS_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What a leg needs of the rest of the node, known without waiting.
 pub trait LegResources: Send + Sync + 'static {
@@ -81,6 +86,8 @@ struct Leg {
     /// Generation that the peer has reached; the session follows it by itself.
     remote_generation: u32,
     sound: Option<(AudioLeg, CallControls)>,
+    /// What was counted at the last telling.
+    told: Option<(Instant, Counts)>,
 }
 
 impl Leg {
@@ -92,7 +99,8 @@ impl Leg {
         events: mpsc::Sender<MediaEvent>,
     ) -> Self {
         let local = media.local_parameters().clone();
-        Self { id, controlling, media, resources, events, local, remote_generation: 0, sound: None }
+        let (remote_generation, sound, told) = (0, None, None);
+        Self { id, controlling, media, resources, events, local, remote_generation, sound, told }
     }
 
     async fn run(
@@ -101,7 +109,15 @@ impl Leg {
         mut happened: mpsc::Receiver<SessionEvent>,
     ) {
         self.tell_parameters().await;
+        let mut look = interval(STATISTICS_INTERVAL);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let report = loop {
+            let changed = async {
+                match &mut self.sound {
+                    Some((audio, _)) => audio.next_event().await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 command = commands.recv() => match command {
                     Some(MediaCommand::Stop { report, .. }) => break Some(report),
@@ -109,17 +125,35 @@ impl Leg {
                     None => break None,
                 },
                 Some(event) = happened.recv() => self.handle_event(event).await,
+                Some(change) = changed => self.tell_devices(change).await,
+                _ = look.tick() => self.tell_statistics().await,
             }
         };
-        let voice = self.sound.as_ref().map(|(_, controls)| controls.statistics());
-        let had_voice = self.sound.take().is_some();
-        let statistics = self.media.close().await;
+        let counts = self.counts();
+        self.sound = None;
+        let session = self.media.close().await;
         if let Some(report) = report {
-            let playout = voice.map(|voice| voice.receiver.playout_delay_ms as f32);
-            let summary = had_voice.then(|| summary(&statistics, playout));
             // A call task that no longer asks needs no answer.
-            let _ = report.send(summary);
+            let _ = report.send(counts.map(|counts| Counts { session, ..counts }.summary()));
         }
+    }
+
+    fn counts(&self) -> Option<Counts> {
+        let (audio, controls) = self.sound.as_ref()?;
+        let (voice, audio) = (controls.statistics(), audio.statistics());
+        Some(Counts { session: self.media.statistics(), voice, audio })
+    }
+
+    async fn tell_statistics(&mut self) {
+        let Some(counts) = self.counts() else { return };
+        let now = Instant::now();
+        let statistics = counts.since(self.told.as_ref(), now);
+        self.told = Some((now, counts));
+        self.tell(MediaEvent::Statistics { leg: self.id, statistics }).await;
+    }
+
+    async fn tell_devices(&mut self, change: AudioEvent) {
+        self.tell(MediaEvent::Devices { leg: self.id, change }).await;
     }
 
     async fn perform(&mut self, command: MediaCommand) {
@@ -190,13 +224,15 @@ impl Leg {
                 let audio = AudioLeg::start(&config, path).map_err(|error| error.to_string())?;
                 Ok::<_, String>((audio, controls))
             });
-            match opened.await {
-                Ok(Ok(sound)) => {
+            match opened.await.unwrap_or_else(|error| Err(error.to_string())) {
+                Ok(sound) => {
                     self.media.attach_voice(reader, writer).await?;
                     self.sound = Some(sound);
                 }
-                Ok(Err(error)) => tracing::error!(call = %self.id.call, %error, "no sound"),
-                Err(error) => tracing::error!(call = %self.id.call, %error, "no sound"),
+                Err(message) => {
+                    tracing::error!(call = %self.id.call, %message, "no sound");
+                    self.tell(MediaEvent::NoSound { leg: self.id, message }).await;
+                }
             }
         }
         if let Some((_, controls)) = &self.sound {
@@ -284,26 +320,4 @@ fn remote_candidate(candidate: &IceCandidate) -> Option<RemoteCandidate> {
         _ => SocketAddr::from((<[u8; 16]>::try_from(bytes).ok()?, port)),
     };
     Some(RemoteCandidate { kind, address })
-}
-
-fn summary(statistics: &SessionStatistics, playout_delay_ms: Option<f32>) -> MediaSummary {
-    let lost = statistics.voice_packets_lost;
-    let due = statistics.voice_packets_received + lost;
-    let path = statistics.path;
-    MediaSummary {
-        path: path.map_or_else(|| "none".into(), |path| path.kind.to_string()),
-        local_address: path.map(|path| format!("{:?}", path.local)),
-        remote_address: path.map(|path| path.remote.to_string()),
-        codec: "opus".into(),
-        cipher: statistics.cipher.unwrap_or("none").into(),
-        packets_sent: statistics.voice_packets_sent,
-        packets_received: statistics.voice_packets_received,
-        bytes_sent: statistics.voice_bytes_sent,
-        bytes_received: statistics.voice_bytes_received,
-        loss: if due == 0 { 0.0 } else { lost as f32 / due as f32 },
-        round_trip_ms: statistics.round_trip.map(|trip| trip.as_secs_f32() * 1_000.0),
-        jitter_ms: Some(statistics.jitter.as_secs_f32() * 1_000.0),
-        playout_delay_ms,
-        path_changes: statistics.path_changes,
-    }
 }

@@ -7,6 +7,9 @@ use cooee_proto::{
 };
 use tokio::sync::oneshot;
 
+use super::LiveStatistics;
+use crate::audio::AudioEvent;
+
 /// One leg: a call and the remote device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LegId {
@@ -116,5 +119,26 @@ pub enum MediaEvent {
         leg: LegId,
         /// What it is now.
         state: MediaState,
+    },
+    /// How the voice fares, once a second while it flows.
+    Statistics {
+        /// The leg.
+        leg: LegId,
+        /// The figures.
+        statistics: LiveStatistics,
+    },
+    /// Microphone or speaker changed.
+    Devices {
+        /// The leg.
+        leg: LegId,
+        /// How.
+        change: AudioEvent,
+    },
+    /// The sound devices could not be opened; the call goes on in silence.
+    NoSound {
+        /// The leg.
+        leg: LegId,
+        /// Why, and what to do.
+        message: String,
     },
 }

@@ -9,6 +9,7 @@
 //! Nothing is decided here: who rings, what is revealed and when a call ends is `proto::call`.
 
 mod legs;
+mod live;
 mod media;
 mod service;
 mod store;
@@ -16,6 +17,7 @@ mod task;
 
 pub use cooee_proto::call::EndReason;
 pub use legs::{LegResources, run_legs};
+pub use live::LiveStatistics;
 pub use media::{LegId, MediaCommand, MediaEvent};
 pub use service::{CallError, CallNotice, CallService, CallServiceConfig, LookUp, Relations};
 pub use store::{Log, LogError};

@@ -1,6 +1,12 @@
 //! The handle by which the local API and the rest of the node use calls.
 
-use std::{future::Future, path::PathBuf, pin::Pin, sync::Arc, sync::Mutex, sync::PoisonError};
+use std::{
+    collections::BTreeMap,
+    future::Future,
+    path::PathBuf,
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use cooee_proto::{
     call::{
@@ -13,10 +19,13 @@ use serde::Serialize;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use super::{
-    Log, LogError, MediaCommand, MediaEvent,
+    LiveStatistics, Log, LogError, MediaCommand, MediaEvent,
     task::{Command, Inputs, Task},
 };
-use crate::peer::{PeerEvent, Peers};
+use crate::{
+    audio::AudioEvent,
+    peer::{PeerEvent, Peers},
+};
 
 /// Records kept in memory. Chosen.
 const RECORDS_MAX: usize = 500;
@@ -76,6 +85,33 @@ pub enum CallNotice {
         /// The record.
         record: CallRecord,
     },
+    /// How a call's voice fares.
+    Statistics {
+        /// Always `statistics`.
+        event: &'static str,
+        /// The call.
+        call: CallId,
+        /// The figures.
+        #[serde(flatten)]
+        statistics: LiveStatistics,
+    },
+    /// Microphone or speaker of a call changed.
+    Devices {
+        /// The call.
+        call: CallId,
+        /// How; `event` is its tag.
+        #[serde(flatten)]
+        change: AudioEvent,
+    },
+    /// A call has neither microphone nor speaker.
+    NoSound {
+        /// Always `no_sound`.
+        event: &'static str,
+        /// The call.
+        call: CallId,
+        /// Why, and what to do.
+        message: String,
+    },
 }
 
 /// Why a command did not work.
@@ -95,6 +131,7 @@ pub struct CallService {
     commands: mpsc::Sender<Command>,
     notices: broadcast::Sender<CallNotice>,
     list: watch::Receiver<Vec<CallSummary>>,
+    live: watch::Receiver<BTreeMap<CallId, LiveStatistics>>,
     records: Arc<Mutex<Log<CallRecord>>>,
 }
 
@@ -105,6 +142,7 @@ impl CallService {
         let (commands, command_receiver) = mpsc::channel(64);
         let (notices, _) = broadcast::channel(256);
         let (list_sender, list) = watch::channel(Vec::new());
+        let (live_sender, live) = watch::channel(BTreeMap::new());
         let inputs = Inputs {
             commands: command_receiver,
             peer_events: config.peer_events,
@@ -116,10 +154,10 @@ impl CallService {
             config.own,
             (config.look_up, config.relations),
             (config.peers, config.media, config.other_messages),
-            (notices.clone(), list_sender, records.clone()),
+            (notices.clone(), list_sender, live_sender, records.clone()),
         );
         tokio::spawn(task.run(inputs));
-        Ok(Self { commands, notices, list, records })
+        Ok(Self { commands, notices, list, live, records })
     }
 
     /// Calls a user.
@@ -188,6 +226,11 @@ impl CallService {
     /// The calls that are not over.
     pub fn list(&self) -> Vec<CallSummary> {
         self.list.borrow().clone()
+    }
+
+    /// How the voice of each call that talks fares, as of the last second.
+    pub fn live(&self) -> BTreeMap<CallId, LiveStatistics> {
+        self.live.borrow().clone()
     }
 
     /// What happens from now on.

@@ -18,7 +18,7 @@ use cooee_proto::{
 };
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
-use super::{CallNotice, LegId, Log, LookUp, MediaCommand, MediaEvent, Relations};
+use super::{CallNotice, LegId, LiveStatistics, Log, LookUp, MediaCommand, MediaEvent, Relations};
 use crate::peer::{PeerEvent, Peers};
 
 type Act = Box<dyn FnOnce(&mut Calls, Now) -> Result<(), CommandError> + Send>;
@@ -47,6 +47,7 @@ pub(super) struct Task {
     other_messages: mpsc::Sender<PeerEvent>,
     notices: broadcast::Sender<CallNotice>,
     list: watch::Sender<Vec<CallSummary>>,
+    live: watch::Sender<BTreeMap<CallId, LiveStatistics>>,
     records: Arc<Mutex<Log<CallRecord>>>,
     found: (mpsc::Sender<Found>, mpsc::Receiver<Found>),
     /// Media figures of calls whose legs have stopped, until their end is told.
@@ -58,9 +59,14 @@ pub(super) struct Task {
 /// The figures of a leg, when it has stopped.
 type Report = oneshot::Receiver<Option<MediaSummary>>;
 
-/// Where a task tells what happens: notices, the calls that stand, the records of past ones.
-pub(super) type Tellings =
-    (broadcast::Sender<CallNotice>, watch::Sender<Vec<CallSummary>>, Arc<Mutex<Log<CallRecord>>>);
+/// Where a task tells what happens: notices, the calls that stand, how their voice fares, the
+/// records of past ones.
+pub(super) type Tellings = (
+    broadcast::Sender<CallNotice>,
+    watch::Sender<Vec<CallSummary>>,
+    watch::Sender<BTreeMap<CallId, LiveStatistics>>,
+    Arc<Mutex<Log<CallRecord>>>,
+);
 
 type Found = (CallId, Result<Vec<NodeId>, LookUpFailure>);
 
@@ -78,7 +84,7 @@ impl Task {
             mpsc::Sender<MediaCommand>,
             mpsc::Sender<PeerEvent>,
         ),
-        (notices, list, records): Tellings,
+        (notices, list, live, records): Tellings,
     ) -> Self {
         Self {
             calls: Calls::new(config, seed),
@@ -90,6 +96,7 @@ impl Task {
             other_messages,
             notices,
             list,
+            live,
             records,
             found: mpsc::channel(64),
             reports: BTreeMap::new(),
@@ -188,6 +195,17 @@ impl Task {
             MediaEvent::State { leg, state } => {
                 calls.handle_media_state(now(), leg.call, leg.peer, state);
             }
+            MediaEvent::Statistics { leg, statistics } => {
+                let call = leg.call;
+                self.live.send_modify(|live| drop(live.insert(call, statistics.clone())));
+                self.notify(CallNotice::Statistics { event: "statistics", call, statistics });
+            }
+            MediaEvent::Devices { leg, change } => {
+                self.notify(CallNotice::Devices { call: leg.call, change });
+            }
+            MediaEvent::NoSound { leg, message } => {
+                self.notify(CallNotice::NoSound { event: "no_sound", call: leg.call, message });
+            }
         }
     }
 
@@ -270,8 +288,12 @@ impl Task {
             CallEvent::Ended(end) => self.record(end.clone()),
             _ => {}
         }
+        self.notify(CallNotice::Event(event));
+    }
+
+    fn notify(&self, notice: CallNotice) {
         // Nobody listens: nobody needs to be told.
-        let _ = self.notices.send(CallNotice::Event(event));
+        let _ = self.notices.send(notice);
     }
 
     /// Completes and stores the record of an ended call, beside the calls that go on.
@@ -303,6 +325,7 @@ impl Task {
         // Legs of calls that ended earlier have told all that they will.
         let standing: BTreeSet<CallId> = self.calls.list().map(|call| call.call).collect();
         self.reports.retain(|call, _| standing.contains(call));
+        self.live.send_modify(|live| live.retain(|call, _| standing.contains(call)));
     }
 }
 

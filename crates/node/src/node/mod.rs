@@ -121,6 +121,10 @@ pub enum CallAction {
     Unmute,
     /// Press a key.
     Dtmf(char),
+    /// Send the other side to somebody else.
+    Transfer(UserName),
+    /// Join the other sides of two calls.
+    Join(CallId),
 }
 
 /// A running node.
@@ -267,7 +271,8 @@ impl Node {
         CallsConfig {
             auto_answer,
             call_waiting: self.settings.call_waiting,
-            display_name: user.to_string(),
+            display_name: self.settings.display_name.clone().unwrap_or_else(|| user.to_string()),
+            ring_time: Duration::from_secs(self.settings.ring_seconds),
             ..CallsConfig::default()
         }
     }
@@ -321,14 +326,24 @@ impl Node {
             CallAction::Mute => calls.mute(call, true).await,
             CallAction::Unmute => calls.mute(call, false).await,
             CallAction::Dtmf(digit) => calls.dtmf(call, digit).await,
+            CallAction::Transfer(to) => calls.transfer(call, to).await,
+            CallAction::Join(with) => calls.transfer_to_call(call, with).await,
         };
         done.map_err(|error| Problem::refused(error.to_string()))
     }
 
     /// Calls that are not over.
     pub fn calls(&self) -> Value {
-        let list = self.calls.as_ref().map(CallService::list).unwrap_or_default();
-        serde_json::to_value(list).expect("own types serialise")
+        let Some(calls) = &self.calls else { return Value::Array(Vec::new()) };
+        let live = calls.live();
+        let described = calls.list().into_iter().map(|call| {
+            let mut shown = serde_json::to_value(&call).expect("own types serialise");
+            if let Some(statistics) = live.get(&call.call) {
+                shown["statistics"] = serde_json::to_value(statistics).expect("own types");
+            }
+            shown
+        });
+        described.collect()
     }
 
     /// Records of past calls, the newest last.

@@ -58,6 +58,7 @@ impl Node {
             relayed_bytes: relay.map_or(0, |relay| relay.counts().relayed_bytes),
             certificate_expires_unix_ms: certificate.map_or(0, |it| it.not_after().0),
             calls: self.calls.as_ref().map_or(0, |calls| calls.list().len()),
+            talks: self.calls().as_array().cloned().unwrap_or_default(),
             rss_mib: resident_mib(),
             uptime_s: seconds_since(self.started),
         }

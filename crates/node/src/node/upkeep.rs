@@ -209,7 +209,7 @@ fn call_event(node: &Node, notice: &CallNotice) -> Value {
                 event["since_dialled_ms"] = json!(dialled.elapsed().as_secs_f64() * 1000.0);
             }
         }
-        CallNotice::Event(_) => {}
+        _ => {}
     }
     event
 }

@@ -37,6 +37,7 @@ pub struct CallRecord {
 
 /// What the voice of a call went through.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct MediaSummary {
     /// How packets travelled at the end: `host`, `reflexive`, `relayed udp`, `relayed tcp` ….
     pub path: String,
@@ -64,6 +65,21 @@ pub struct MediaSummary {
     pub jitter_ms: Option<f32>,
     /// Delay from network to speaker at the end, in ms.
     pub playout_delay_ms: Option<f32>,
+    /// Estimate of the delay from the remote mouth to the local ear at the end, in ms: coding, half
+    /// a round trip, playout, the local speaker. The remote microphone's own comes on top.
+    pub mouth_to_ear_ms: Option<f32>,
+    /// Share of what was played that had to be made up, 0 to 1.
+    pub concealed: f32,
+    /// Frames repaired by redundancy before they were due.
+    pub frames_repaired: u64,
+    /// Frames that came too late to be played.
+    pub frames_late: u64,
+    /// Times the local speaker had nothing to play.
+    pub speaker_underruns: u64,
+    /// Times captured sound was lost because this side was late.
+    pub microphone_overruns: u64,
+    /// Processor time of the audio thread, voice engine included, in percent of one core.
+    pub audio_cpu_percent: f32,
     /// ICE restarts and other changes of path.
     pub path_changes: u32,
 }

@@ -49,8 +49,37 @@ async function showStatus() {
   at("state").className = status.state;
 }
 
+const percent = (share) => `${(100 * share).toFixed(1)} %`;
+
+function figures(of) {
+  const delay = of.mouth_to_ear_ms == null ? "?" : Math.round(of.mouth_to_ear_ms);
+  return `mouth to ear ${delay} ms · loss ${percent(of.loss)} · jitter ${of.jitter_ms.toFixed(1)} ms · `
+    + `concealed ${percent(of.concealed)} · up ${(of.sent_bytes_per_s / 1000).toFixed(1)} `
+    + `down ${(of.received_bytes_per_s / 1000).toFixed(1)} kB/s · ${of.path}`;
+}
+
+/** The last figures of each call that talks. */
+const figuresOf = new Map();
+
+function showFigures(event) {
+  figuresOf.set(event.call, event);
+  const line = document.querySelector(`[data-figures="${event.call}"]`);
+  if (line) line.textContent = figures(event);
+}
+
+function pressKeys(call) {
+  const digits = prompt("Keys to press (0 to 9, *, #, A to D)");
+  return digits ? api("POST", `/v1/calls/${call}/dtmf`, { digits }) : undefined;
+}
+
+function transfer(call) {
+  const to = prompt("User to send the other side to");
+  return to ? api("POST", `/v1/calls/${call}/transfer`, { to }) : undefined;
+}
+
 async function showCalls() {
   const calls = await api("GET", "/v1/calls");
+  const talks = calls.filter((call) => call.phase === "active");
   at("calls").replaceChildren(...calls.map((call) => {
     const box = element("div", undefined, "call");
     const act = (action) => () => api("POST", `/v1/calls/${call.call}/${action}`, {});
@@ -63,9 +92,22 @@ async function showCalls() {
       box.append(
         button(call.muted_locally ? "Unmute" : "Mute", "", act(call.muted_locally ? "unmute" : "mute")),
         button(call.held_locally ? "Resume" : "Hold", "", act(call.held_locally ? "resume" : "hold")),
+        button("Keys", "", () => pressKeys(call.call)),
+        button("Transfer", "", () => transfer(call.call)),
       );
+      for (const other of talks.filter((other) => other.call !== call.call)) {
+        const join = () => api("POST", `/v1/calls/${call.call}/transfer`, { with: other.call });
+        box.append(button(`Join with ${other.user}`, "", join));
+      }
     }
     box.append(button("Hang up", "bad", act("hang-up")));
+    if (call.phase === "active") {
+      const line = element("div", undefined, "quiet");
+      const known = figuresOf.get(call.call) ?? call.statistics;
+      line.dataset.figures = call.call;
+      if (known) line.textContent = figures(known);
+      box.append(line);
+    }
     return box;
   }));
 }
@@ -157,6 +199,11 @@ function follow() {
   socket.addEventListener("open", () => attempt(showAll));
   socket.addEventListener("message", (message) => {
     const event = JSON.parse(message.data);
+    if (event.event === "statistics") {
+      showFigures(event);
+      return;
+    }
+    if (event.event === "recorded") figuresOf.delete(event.call);
     if (event.event === "key_changed") {
       at("warning").textContent = `${event.user} has a new device, or somebody sits between you: `
         + `compare the safety number ${event.safety_number}`;
