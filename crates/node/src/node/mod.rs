@@ -103,7 +103,7 @@ pub enum NodeError {
 }
 
 /// What can be done to a call.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CallAction {
     /// Accept a ringing call.
     Answer,
