@@ -82,6 +82,21 @@ pub(crate) fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T 
     }
 }
 
+fn lines(profile: &Path, arguments: &[&str]) -> Vec<Value> {
+    let done = run(profile, arguments);
+    done.out.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+}
+
+/// The calls of a user that are not over.
+pub(crate) fn calls(profile: &Path) -> Vec<Value> {
+    lines(profile, &["calls"])
+}
+
+/// The records of a user's past calls, the newest last.
+pub(crate) fn records(profile: &Path) -> Vec<Value> {
+    lines(profile, &["records"])
+}
+
 /// Waits until a user's only call is in a phase; the call as `cooee calls` shows it.
 pub(crate) fn wait_for_phase(profile: &Path, phase: &str) -> Value {
     wait_for(phase, || {
