@@ -9,6 +9,7 @@ pub mod matrix;
 pub mod measure;
 pub mod network;
 pub mod proxy;
+pub mod pulse;
 pub mod sandbox;
 pub mod speech;
 pub mod topology;
