@@ -62,7 +62,7 @@ fn main() -> ExitCode {
 
 fn start_again() -> Result<()> {
     let server = PulseServer::start()?;
-    for sink in ["mouth", "ear", "other"] {
+    for sink in ["mouth", "ear", "other", "silent"] {
         server.plug(sink)?;
     }
     let status = Command::new(std::env::current_exe()?)
@@ -101,9 +101,9 @@ fn everything() -> Result<()> {
         ..UserOptions::default()
     };
     let alice = network.user("here", "alice", options)?;
-    // Bob's microphone is silence itself, his speaker the default one.
+    // Nobody speaks into Bob's microphone; his speaker is the default one.
     let options = UserOptions {
-        microphone: Some("device:other.monitor".into()),
+        microphone: Some("device:silent.monitor".into()),
         speaker: Some("default".into()),
         answers: true,
         ..UserOptions::default()
