@@ -3,7 +3,7 @@
 //! that of the same rig without Cooee; and devices that are pulled out and exchanged in it.
 //!
 //! ```text
-//!   this program ─▶ sink "mouth" ─monitor▶ cooee (Alice) ──▶ cooee (Bob) ─▶ sink "ear" ─monitor▶ this
+//!   speech ─▶ sink "mouth" ─monitor─▶ Alice's cooee ─▶ Bob's cooee ─▶ sink "ear" ─monitor─▶ WAV
 //! ```
 //!
 //! It has a `main` of its own because the sound server is found by the environment: the program
@@ -171,8 +171,8 @@ fn statistics(user: &User<'_>) -> Result<Value> {
     Ok(user.run(&["calls"]).context("a call goes on")?["statistics"].clone())
 }
 
-/// The default speaker changes and comes back, a microphone is pulled out and put in again; the call
-/// stays, follows, and is heard.
+/// The default speaker changes and goes, a microphone is pulled out and put in again; the call stays
+/// and follows.
 fn devices_come_and_go(alice: &User<'_>, bob: &User<'_>) -> Result<()> {
     let speaker = |name: &str| {
         wait_until(&format!("Bob's speaker is {name}"), || Ok(statistics(bob)?["speaker"] == name))

@@ -52,7 +52,7 @@ impl Daemon {
         let (sender, lines) = sync_channel(LINES_MAX);
         thread::Builder::new().name(format!("reads {name}")).spawn(move || {
             for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-                // Once a second in a call that may last: not worth a place among what is waited for.
+                // Once a second in a call that may last: not worth a place in the queue.
                 if let Ok(value) = serde_json::from_str::<Value>(&line)
                     && value["event"] != "statistics"
                     && sender.send(value).is_err()

@@ -1,4 +1,5 @@
-//! `/v1/calls`: place, answer, decline, hang up, hold, resume, mute, press keys, transfer, list, records.
+//! `/v1/calls`: place, answer, decline, hang up, hold, resume, mute, press keys, transfer, list,
+//! records.
 
 use axum::{
     Json, Router,
