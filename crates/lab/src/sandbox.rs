@@ -12,9 +12,11 @@ use std::{
     io::Write,
     os::unix::process::CommandExt,
     process::{Command, Stdio},
+    sync::atomic::{AtomicBool, Ordering},
 };
 
 use anyhow::{Context, Result, anyhow, bail};
+use tempfile::TempDir;
 
 /// Tells the second start of the program that it is inside already.
 const MARK: &str = "COOEE_LAB_SANDBOX";
@@ -85,8 +87,21 @@ fn check_kernel() -> Result<()> {
     )
 }
 
-/// Gives `ip netns` a place of its own and brings loopback up.
+/// A folder that goes with the sandbox, however it ends; it lies in memory.
+pub fn folder() -> Result<TempDir> {
+    tempfile::Builder::new().prefix("lab").tempdir_in("/run").context("cannot write below /run")
+}
+
+/// Exit code after Ctrl-C.
+const INTERRUPTED: i32 = 130;
+
+/// Gives `ip netns` a place of its own and brings loopback up; once.
 fn prepare() -> Result<()> {
+    static DONE: AtomicBool = AtomicBool::new(false);
+    if DONE.swap(true, Ordering::Relaxed) {
+        return Ok(());
+    }
+    end_when_interrupted()?;
     run("mount", &["-t", "tmpfs", "tmpfs", "/run"])?;
     std::fs::create_dir_all("/run/netns").context("cannot make /run/netns")?;
     run("ip", &["link", "set", "lo", "up"])?;
@@ -94,6 +109,12 @@ fn prepare() -> Result<()> {
         "the link emulator needs /dev/net/tun (as root: modprobe tun; chmod 666 /dev/net/tun)",
     )?;
     Ok(())
+}
+
+/// Ends at once on Ctrl-C and SIGTERM. The first process of a process namespace does not unless it
+/// asks for it; the kernel then ends every other process inside and takes the namespaces back.
+fn end_when_interrupted() -> Result<()> {
+    ctrlc::set_handler(|| std::process::exit(INTERRUPTED)).context("cannot listen for Ctrl-C")
 }
 
 /// Runs a tool and fails with what it printed.

@@ -5,7 +5,7 @@
 
 mod bench;
 mod cost;
-mod login;
+mod experiment;
 mod matrix;
 mod topology;
 mod voice;
@@ -19,6 +19,7 @@ use anyhow::Result;
   cooee lab run home.toml --on alice -- ip address
   cooee lab matrix --short                     calls between the paper's three set-ups
   cooee lab voice --quick                      sound and delay beside other telephones
+  cooee lab paper --quick                      the paper's experiments, into one report
   cooee lab link --delay-ms 50 --loss 0.05     what the emulator costs and does
 
 The laboratory runs in namespaces of its own, as root or as any user whom the kernel lets make
@@ -33,7 +34,21 @@ pub enum LabCommand {
     /// Measure the link emulator against what it was told to do
     Link(bench::LinkArgs),
     /// Log in from the paper's three set-ups: time and bytes (Table I)
-    Login(login::LoginArgs),
+    Login(experiment::ExperimentArgs),
+    /// Watch what a client sends when everything is blocked (Figure 3)
+    Blocked(experiment::ExperimentArgs),
+    /// List the messages of a login (Figure 4)
+    Messages(experiment::ExperimentArgs),
+    /// Search for users from the paper's three set-ups (Figures 5 to 7)
+    Search(experiment::ExperimentArgs),
+    /// Count the messages and bytes of call set-up and tear-down (Figures 8 to 11)
+    Call(experiment::ExperimentArgs),
+    /// Watch an idle node: refresh messages, traffic a day
+    Idle(experiment::ExperimentArgs),
+    /// Log in again and again and count super nodes (section VI.B)
+    Census(experiment::ExperimentArgs),
+    /// Run all of the paper's experiments and write one report with pictures
+    Paper(experiment::PaperArgs),
     /// Measure what a node and a super node cost their machine
     Cost(cost::CostArgs),
     /// Call from every kind of place to every other and compare with what must be possible
@@ -52,7 +67,14 @@ pub fn run(command: LabCommand, json: bool) -> Result<()> {
             Ok(())
         }
         LabCommand::Link(arguments) => bench::link(&arguments, json),
-        LabCommand::Login(arguments) => login::run(&arguments, json),
+        LabCommand::Login(arguments) => experiment::run("login", &arguments, json),
+        LabCommand::Blocked(arguments) => experiment::run("blocked", &arguments, json),
+        LabCommand::Messages(arguments) => experiment::run("messages", &arguments, json),
+        LabCommand::Search(arguments) => experiment::run("search", &arguments, json),
+        LabCommand::Call(arguments) => experiment::run("call", &arguments, json),
+        LabCommand::Idle(arguments) => experiment::run("idle", &arguments, json),
+        LabCommand::Census(arguments) => experiment::run("census", &arguments, json),
+        LabCommand::Paper(arguments) => experiment::paper(&arguments, json),
         LabCommand::Cost(arguments) => cost::cost(&arguments, json),
         LabCommand::Matrix(arguments) => matrix::run(&arguments, json),
         LabCommand::Voice(arguments) => voice::run(&arguments, json),

@@ -17,7 +17,7 @@ mod user;
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{Command, Output, Stdio},
     time::Duration,
 };
 
@@ -27,7 +27,7 @@ use serde_json::Value;
 pub use call::{CallOptions, CallReport, OngoingCall};
 pub use daemon::Daemon;
 pub use ground::{Ground, ThisMachine};
-pub use user::{User, UserOptions};
+pub use user::{PASSWORD, User, UserOptions};
 
 /// How long a server may take to be ready.
 const READY_PATIENCE: Duration = Duration::from_secs(20);
@@ -123,6 +123,30 @@ impl<'g> Deployment<'g> {
         User::start(self, host, name, options)
     }
 
+    /// Profiles, logs and recordings.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Runs any command of the program to its end, whatever comes of it.
+    pub fn attempt(
+        &self,
+        host: &str,
+        arguments: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Result<Output> {
+        self.start_command(host, arguments)
+            .envs(environment.iter().copied())
+            .stdin(Stdio::null())
+            .output()
+            .with_context(|| format!("cannot run {}", self.program.display()))
+    }
+
+    /// Starts a program of the network that runs until it is ended.
+    pub fn start_daemon(&self, name: &str, host: &str, arguments: &[&str]) -> Result<Daemon> {
+        self.daemon(name, host, arguments)
+    }
+
     /// Runs a command to its end; the last JSON line that it printed.
     fn command(&self, host: &str, arguments: &[&str]) -> Result<Value> {
         self.command_with(host, arguments, &[])
@@ -134,12 +158,7 @@ impl<'g> Deployment<'g> {
         arguments: &[&str],
         environment: &[(&str, &str)],
     ) -> Result<Value> {
-        let output = self
-            .start_command(host, arguments)
-            .envs(environment.iter().copied())
-            .stdin(Stdio::null())
-            .output()
-            .with_context(|| format!("cannot run {}", self.program.display()))?;
+        let output = self.attempt(host, arguments, environment)?;
         let said = String::from_utf8_lossy(&output.stdout);
         if !output.status.success() {
             let problem = String::from_utf8_lossy(&output.stderr);

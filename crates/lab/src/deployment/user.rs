@@ -11,7 +11,7 @@ use super::{Daemon, Deployment};
 const LOGIN_PATIENCE: Duration = Duration::from_secs(60);
 
 /// A password for accounts that live as long as a test.
-const PASSWORD: &str = "correct horse battery staple";
+pub const PASSWORD: &str = "correct horse battery staple";
 
 /// How a user's node is run.
 #[derive(Debug, Clone, Default)]
@@ -95,6 +95,11 @@ impl<'d> User<'d> {
     /// What the node said when it was attached: `login_ms`, `login_bytes`.
     pub fn attached(&self) -> &Value {
         &self.attached
+    }
+
+    /// Directory of the profile.
+    pub fn profile(&self) -> &str {
+        &self.profile
     }
 
     /// The node's process.
