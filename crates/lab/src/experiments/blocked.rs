@@ -56,7 +56,8 @@ pub(super) fn run(bench: &Bench) -> Result<Section> {
             section.lines.push(json!({
                 "blocked": word, "seconds": seconds, "packets": packets.len(),
                 "udp": packets.iter().filter(|p| p.transport == Transport::Udp).count(),
-                "tcp_opens": opens(&packets), "says": said, "attached_after_opening_s": reattached_s,
+                "tcp_opens": opens(&packets), "says": said,
+                "attached_after_opening_s": reattached_s,
             }));
             section.notes.push(format!(
                 "{word}: the node says \"{said}\"; attached {reattached_s:.1} s after the gateway \

@@ -21,8 +21,6 @@ use crate::{
 pub(super) struct Setup {
     /// Name for tables and scripts.
     pub(super) name: &'static str,
-    /// What it is.
-    pub(super) about: &'static str,
     /// Where the caller, or the only user, is.
     pub(super) caller: &'static Place,
     /// Where the callee is.
@@ -31,24 +29,12 @@ pub(super) struct Setup {
 
 /// All three.
 pub(super) const SETUPS: [Setup; 3] = [
-    Setup {
-        name: "public",
-        about: "both on public addresses",
-        caller: &PLACES[0],
-        callee: &PLACES[0],
-    },
-    Setup {
-        name: "port-restricted",
-        about: "the caller behind a port-restricted NAT",
-        caller: &PLACES[1],
-        callee: &PLACES[0],
-    },
-    Setup {
-        name: "udp-blocked",
-        about: "both behind a port-restricted NAT and a firewall without UDP",
-        caller: &PLACES[2],
-        callee: &PLACES[2],
-    },
+    // Both on public addresses.
+    Setup { name: "public", caller: &PLACES[0], callee: &PLACES[0] },
+    // The caller behind a port-restricted NAT.
+    Setup { name: "port-restricted", caller: &PLACES[1], callee: &PLACES[0] },
+    // Both behind a port-restricted NAT and a firewall without UDP.
+    Setup { name: "udp-blocked", caller: &PLACES[2], callee: &PLACES[2] },
 ];
 
 /// Where accounts are made, so that what is measured is a login on another device.
