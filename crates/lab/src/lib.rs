@@ -3,6 +3,7 @@
 pub mod capture;
 pub mod cli;
 pub mod deployment;
+pub mod eavesdropper;
 pub mod emulator;
 pub mod experiments;
 pub mod matrix;

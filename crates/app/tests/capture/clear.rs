@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use cooee_lab::{
-    capture::Capture,
+    eavesdropper::Capture,
     network::{Network, inside},
 };
 use cooee_media::voice::{VoiceConfig, VoiceSender};

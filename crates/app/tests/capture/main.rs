@@ -20,8 +20,8 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use cooee_lab::{
-    capture::{Capture, Packet, Sighting, find, flows},
     deployment::{CallOptions, CallReport, Deployment, DeploymentPlan, User, UserOptions},
+    eavesdropper::{Capture, Packet, Sighting, find, flows},
     network::Network,
     sandbox,
     speech::{Voice, speak},

@@ -9,7 +9,7 @@ use std::{
 };
 
 use cooee_lab::{
-    capture::{Packet, Protocol},
+    eavesdropper::{Packet, Protocol},
     measure::measure,
 };
 use cooee_media::{
