@@ -131,6 +131,7 @@ fn of_problem(problem: Problem) -> anyhow::Error {
         "unreachable" => FailureKind::Unreachable,
         "refused" => FailureKind::Refused,
         "not_taken" => FailureKind::NotTaken,
+        "unknown_user" => FailureKind::UnknownUser,
         _ => return anyhow::anyhow!(problem.message),
     };
     Failure::new(kind, problem.message).into()

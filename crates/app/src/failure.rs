@@ -7,7 +7,8 @@
 //! | 2 | wrong usage |
 //! | 3 | no running node, or the network cannot be reached |
 //! | 4 | refused: wrong password, name taken, not allowed |
-//! | 5 | the call was not taken: declined, busy, no answer |
+//! | 5 | the call was not taken: declined, busy, no answer, not reachable now |
+//! | 6 | the network has no user of that name |
 //! | 130 | interrupted |
 
 use std::{fmt, process::ExitCode};
@@ -19,8 +20,10 @@ pub(crate) enum FailureKind {
     Unreachable,
     /// The other side said no.
     Refused,
-    /// Declined, busy, no answer.
+    /// Declined, busy, no answer, not reachable now.
     NotTaken,
+    /// The network has no user of that name.
+    UnknownUser,
 }
 
 /// A failure with an exit code of its own; anything else exits with 1.
@@ -53,6 +56,7 @@ pub(crate) fn exit_code(error: &anyhow::Error) -> ExitCode {
         Some(FailureKind::Unreachable) => 3,
         Some(FailureKind::Refused) => 4,
         Some(FailureKind::NotTaken) => 5,
+        Some(FailureKind::UnknownUser) => 6,
         None => 1,
     })
 }

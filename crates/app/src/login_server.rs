@@ -91,6 +91,9 @@ pub(crate) struct Run {
     /// Attempts that one address may make at once
     #[arg(long, value_name = "COUNT")]
     address_burst: Option<u32>,
+    /// Life of a certificate, like 12h or 7d; devices renew after half of it
+    #[arg(long, value_name = "TIME", value_parser = life, default_value = "7d")]
+    certificate_life: Duration,
 }
 
 #[derive(Debug, Args)]
@@ -181,6 +184,24 @@ pub(crate) struct PolicyArguments {
     oldest: Option<String>,
 }
 
+/// A time like 90s, 15m, 12h or 7d.
+fn life(text: &str) -> Result<Duration, String> {
+    let wanted = || "a time is wanted, like 12h or 7d".to_owned();
+    let (number, unit) = text.split_at_checked(text.len().saturating_sub(1)).ok_or_else(wanted)?;
+    let seconds = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3_600,
+        "d" => 86_400,
+        _ => return Err(wanted()),
+    };
+    let number: u32 = number.parse().map_err(|_| wanted())?;
+    match u64::from(number) * seconds {
+        0 => Err("a certificate must live for a time".to_owned()),
+        life => Ok(Duration::from_secs(life)),
+    }
+}
+
 /// Carries out a subcommand.
 pub(crate) fn run(command: LoginServerCommand, output: Output) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
@@ -260,6 +281,7 @@ async fn serve(arguments: Run, output: Output) -> anyhow::Result<()> {
         options.database = database;
     }
     options.metrics_listen = arguments.metrics.or(options.metrics_listen);
+    options.certificate_life = arguments.certificate_life;
     options.address_limit.burst = arguments.address_burst.unwrap_or(options.address_limit.burst);
     let server = LoginServer::start(directory.key().clone(), &options).await?;
     let addresses = server.addresses().to_vec();

@@ -34,7 +34,7 @@ const SHUTDOWN_PATIENCE: Duration = Duration::from_millis(500);
 #[derive(Debug, Parser)]
 #[command(version, propagate_version = true, subcommand_required = true, max_term_width = 100)]
 #[command(after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 no node or network, \
-4 refused, 5 call not taken.
+4 refused, 5 call not taken, 6 no user of that name.
 Logs go to standard error; COOEE_LOG sets what is logged (error, warn, info, debug, or
 module=level).")]
 struct Cli {

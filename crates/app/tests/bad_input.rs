@@ -79,6 +79,30 @@ fn profiles() {
 }
 
 #[test]
+fn nobody_of_that_name_and_nobody_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut network = network(folder.path(), 1);
+    let at = |name: &str| folder.path().join(name);
+    let register =
+        |name: &str| run(&at(name), &["register", name, "--invitation", network.invitation()]);
+    // Bob has an account and was never online: no super node has heard of him.
+    assert_eq!(register("bob").code, Some(0));
+    let invitation = network.invitation().to_owned();
+    let _alice = network.user("here", "alice", UserOptions::default()).unwrap();
+    says(&run(&at("alice"), &["call", "nobody.here"]), 6, &["no user of the name nobody.here"]);
+    says(&run(&at("alice"), &["call", "bob"]), 5, &["bob cannot be reached now", "message bob"]);
+    says(&run(&at("alice"), &["call", "b b"]), 1, &["b b"]);
+    drop(_alice);
+    // Without the login server nobody knows whether there is such a user: no certain answer.
+    network.login_server().unwrap().kill().unwrap();
+    let _ = invitation;
+    let mut node = up_again(&at("alice"));
+    says(&run(&at("alice"), &["call", "nobody.here"]), 5, &["cannot be reached now"]);
+    signal(node.id(), "TERM");
+    node.wait().unwrap();
+}
+
+#[test]
 fn interrupted_at_any_moment() {
     let folder = tempfile::tempdir().unwrap();
     let network = network(folder.path(), 1);

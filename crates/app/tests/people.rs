@@ -149,6 +149,68 @@ fn the_doctor_finds_a_network_in_order_and_says_what_is_missing() {
     assert_eq!(verdict(&nobody, "profile").as_deref(), Some("bad"));
 }
 
+/// The bytes of all files of a folder, with those of its folders.
+fn all_bytes(folder: &Path) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for entry in std::fs::read_dir(folder).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            bytes.extend(all_bytes(&path));
+        } else {
+            bytes.extend(std::fs::read(&path).expect("a file"));
+        }
+    }
+    bytes
+}
+
+fn contains(bytes: &[u8], text: &str) -> bool {
+    bytes.windows(text.len()).any(|window| window == text.as_bytes())
+}
+
+#[test]
+fn all_devices_of_a_user_have_one_buddy_list_that_the_server_cannot_read() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = folder.path();
+    let one = DeploymentPlan { super_nodes: vec!["here".to_owned()], ..plan() };
+    let deployment =
+        Deployment::start(&ThisMachine, Path::new(PROGRAM), at, one, |_| {}).expect("a network");
+    let device = |name: &str| UserOptions { device: Some(name.into()), ..UserOptions::default() };
+    let mut desk = deployment.user("here", "alice", UserOptions::default()).expect("alice");
+    // Names that no account has: nobody but the buddy list can tell the server of them.
+    desk.run(&["buddies", "block", "mallory.qz77"]).expect("blocked");
+    desk.run(&["buddies", "add", "robert.qz77"]).expect("asked");
+    let list = at.join("login-server");
+
+    let phone = deployment.user("here", "alice", device("phone")).expect("the second device");
+    let states = || {
+        let (mallory, robert) = ("mallory.qz77", "robert.qz77");
+        Some((buddy_state(at, "alice-phone", mallory)?, buddy_state(at, "alice-phone", robert)?))
+    };
+    let states = eventually("the list on the second device", states);
+    assert_eq!(states, ("blocked".into(), "requested".into()));
+    assert!(!contains(&all_bytes(&list), "qz77"), "the server can read the list");
+
+    // Both change it at once: nothing is lost.
+    desk.run(&["buddies", "block", "eve.qz77"]).expect("blocked");
+    phone.run(&["buddies", "block", "trudy.qz77"]).expect("blocked");
+    phone.run(&["buddies", "remove", "robert.qz77"]).expect("removed");
+    let _third = deployment.user("here", "alice", device("third")).expect("the third device");
+    for of in ["alice", "alice-phone", "alice-third"] {
+        eventually("the joined list", || {
+            let blocked = |name: &str| buddy_state(at, of, name).as_deref() == Some("blocked");
+            let robert = buddy_state(at, of, "robert.qz77");
+            (blocked("eve.qz77") && blocked("trudy.qz77") && robert.is_none()).then_some(())
+        });
+    }
+    assert!(!contains(&all_bytes(&list), "qz77"), "the server can read the list");
+
+    // A list that was lost on one device comes back.
+    desk.node().end().expect("ended");
+    std::fs::remove_file(at.join("alice/buddies.pb")).expect("it was there");
+    desk.restart(&UserOptions::default()).expect("it starts again");
+    eventually("the list again", || buddy_state(at, "alice", "mallory.qz77"));
+}
+
 /// Runs `cooee account …` for alice; whether it worked, and what it printed.
 fn account(at: &Path, profile: &str, password: &str, more: &[&str]) -> (bool, Vec<Value>) {
     let output = Command::new(PROGRAM)

@@ -210,6 +210,12 @@ impl<'p> Account<'p> {
             }
         }
         self.profile.store_invitation(&invitation)?;
+        if let Some(key) = &session.account_key {
+            self.profile.store_account_key(key)?;
+        }
+        if let Some(list) = &session.revocation_list {
+            self.profile.store_revocation_list(list)?;
+        }
         self.profile.store_certificate(&session.certificate)?;
         let took_ms = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
         Ok(AccountReport { took_ms, through: line.through })
@@ -233,7 +239,7 @@ pub async fn resolve(hosts: &[HostPort]) -> Vec<SocketAddr> {
 }
 
 /// What the device is called in the list of a user's devices.
-fn machine_name() -> String {
+pub(crate) fn machine_name() -> String {
     let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
     name.chars().take(32).collect()
 }

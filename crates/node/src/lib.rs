@@ -9,6 +9,7 @@ pub mod attachment;
 pub mod audio;
 pub mod call;
 pub mod doctor;
+mod login_access;
 pub mod login_server;
 pub mod media;
 pub mod node;

@@ -111,6 +111,9 @@ pub struct Settings {
     pub ring_seconds: u64,
     /// HTTP CONNECT proxy, `http://host:port`; none: the environment's.
     pub proxy: Option<String>,
+    /// While serving others: seconds between two questions to the login server for devices that
+    /// were removed. A removed device is cut off within this time.
+    pub revocations_every_s: u64,
     /// Port of the local API on loopback; 0: any free one.
     pub api_port: u16,
 }
@@ -137,6 +140,7 @@ impl Default for Settings {
             call_waiting: true,
             ring_seconds: 45,
             proxy: None,
+            revocations_every_s: 60,
             api_port: 0,
         }
     }

@@ -202,19 +202,41 @@ impl Follow<'_> {
     fn finish(&self, record: &Value) -> Result<()> {
         self.output.line(describe_record(record));
         if record["answered_unix_ms"].is_null() {
-            return Err(Failure::new(FailureKind::NotTaken, not_taken(&record["reason"])).into());
+            return Err(not_taken(record).into());
         }
         Ok(())
     }
 }
 
-/// Why nobody answered: the word that scripts look for, and what it means.
-fn not_taken(reason: &Value) -> String {
+/// The word that scripts look for, and what it means.
+fn meaning(reason: &Value) -> String {
     let word = reason.as_str().unwrap_or("unknown").replace('_', " ");
     match serde_json::from_value::<EndReason>(reason.clone()).map(|reason| reason.to_string()) {
         Ok(meaning) if meaning != word => format!("the call was not taken: {word} ({meaning})"),
         _ => format!("the call was not taken: {word}"),
     }
+}
+
+/// Why nobody answered, and what to do about it.
+fn not_taken(record: &Value) -> Failure {
+    let user = record["user"].as_str().unwrap_or("the user");
+    let reason = record["reason"].as_str().unwrap_or("unknown");
+    let message = match reason {
+        "unknown_user" => {
+            let message = format!(
+                "there is no user of the name {user} in this network: check the spelling, or look \
+                 for them with `cooee search '{}*'`",
+                user.chars().take(3).collect::<String>()
+            );
+            return Failure::new(FailureKind::UnknownUser, message);
+        }
+        "unreachable" => format!(
+            "{user} cannot be reached now: no device of theirs is online. Leave a message with \
+             `cooee message {user} TEXT`, it is delivered when they come back"
+        ),
+        _ => meaning(&record["reason"]),
+    };
+    Failure::new(FailureKind::NotTaken, message)
 }
 
 /// How the voice fares, in a line.

@@ -1,6 +1,6 @@
 //! One connection in use or warm: keep-alives, incoming splices, notices.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use cooee_proto::{
     attachment::AttemptId,
@@ -13,7 +13,9 @@ use tokio::{
 };
 
 use super::{AttachmentEvent, IncomingSplice, driver::Input, notified};
-use crate::transport::{ControlChannel, Inbox, IncomingStream};
+use crate::transport::{
+    ControlChannel, Inbox, IncomingStream, Trust, handle_revocation_notice, revocation_notice,
+};
 
 pub(super) struct Served {
     pub(super) attempt: AttemptId,
@@ -22,6 +24,7 @@ pub(super) struct Served {
     pub(super) inputs: mpsc::Sender<Input>,
     pub(super) splices: mpsc::Sender<IncomingSplice>,
     pub(super) events: mpsc::Sender<AttachmentEvent>,
+    pub(super) trust: Arc<Trust>,
 }
 
 /// Time for a sign of life when one is asked for. Chosen: a loss is healed within two seconds.
@@ -39,6 +42,10 @@ pub(super) fn check(channel: ControlChannel) {
 /// Serves the connection until it ends, and reports the end.
 pub(super) async fn serve(mut served: Served) {
     let connection = served.channel.connection().clone();
+    if let Some(notice) = revocation_notice(&served.trust) {
+        let _ = served.channel.send(notice).await;
+    }
+    let mut revocations = served.trust.revocations();
     let mut keepalive_at = Instant::now() + KEEPALIVE_INTERVAL;
     loop {
         tokio::select! {
@@ -50,6 +57,11 @@ pub(super) async fn serve(mut served: Served) {
                 Some(kind) => handle(&served, kind).await,
                 None => break,
             },
+            Ok(()) = revocations.changed() => {
+                if !connection.peer().is_some_and(|peer| served.trust.still_holds(peer)) {
+                    break;
+                }
+            }
             () = sleep_until(keepalive_at) => {
                 keepalive_at = Instant::now() + KEEPALIVE_INTERVAL;
                 let channel = served.channel.clone();
@@ -100,6 +112,12 @@ async fn handle(served: &Served, kind: Kind) {
         Kind::Notify(notify) => {
             if let Some(event) = notified(&notify) {
                 let _ = served.events.try_send(event);
+            }
+        }
+        Kind::RevocationNotice(notice) => {
+            if let Some(answer) = handle_revocation_notice(&served.trust, &notice) {
+                // If the connection has ended meanwhile, nobody waits for the answer.
+                let _ = served.channel.send(answer).await;
             }
         }
         // An ordinary node answers no requests.

@@ -172,6 +172,7 @@ impl Driver {
             inputs: self.inputs.clone(),
             splices: self.start.splices.clone(),
             events: self.start.events.clone(),
+            trust: self.start.dialer.tls().trust().clone(),
         }));
         self.machine.handle_attached(now, id, node, round_trip);
     }

@@ -11,7 +11,7 @@ use cooee_proto::{
     identity::{Certificate, HostPort, NetworkRoot, NodeId, NodeKey, RevocationList, UserName},
     login::{
         AccountKey, Authenticated, ChannelBinding, ClientConfig, ClientError, Hello, LoginAttempt,
-        Password, PasswordChange, Registration, Session, Welcome,
+        Password, PasswordChange, Registration, Session, Welcome, device_proof,
     },
     wire::{
         encode_frame,
@@ -266,6 +266,25 @@ impl<S: AsyncRead + AsyncWrite + Unpin> LoginClient<S> {
                     users.map(|user| Some((user.user_name.parse().ok()?, user.display_name)));
                 users.collect::<Option<_>>().ok_or_else(unexpected)
             }
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// Whether there is a user of this name; asked in the name of a certified device.
+    pub async fn user_exists(
+        &mut self,
+        name: &UserName,
+        key: &NodeKey,
+        certificate: &Certificate,
+    ) -> Result<bool, LoginError> {
+        let network = self.config.root.network_id();
+        let question = v1::UserExists {
+            user_name: name.to_string(),
+            certificate: certificate.der().to_vec().into(),
+            device: Some(device_proof(network, key, "", &self.binding)),
+        };
+        match self.ask(Kind::UserExists(question)).await? {
+            Answer::UserExistence(existence) => Ok(existence.exists),
             _ => Err(unexpected()),
         }
     }

@@ -19,6 +19,7 @@ use prost::Message;
 use crate::{
     attachment::{Attachment, FoundDevice},
     call::LookUp,
+    login_access::LoginAccess,
     login_server::unix_now,
     overlay::LiveTrust,
     peer::{Dialer, PeerStream, Peers, Way},
@@ -31,13 +32,14 @@ const DEVICES_MAX: usize = 4_096;
 pub(super) struct Finder {
     attachment: Attachment,
     trust: LiveTrust,
+    login: LoginAccess,
     found: Arc<Mutex<BTreeMap<NodeId, FoundDevice>>>,
     peers: OnceLock<Peers>,
 }
 
 impl Finder {
-    pub(super) fn new(attachment: Attachment, trust: LiveTrust) -> Self {
-        Self { attachment, trust, found: Arc::default(), peers: OnceLock::new() }
+    pub(super) fn new(attachment: Attachment, trust: LiveTrust, login: LoginAccess) -> Self {
+        Self { attachment, trust, login, found: Arc::default(), peers: OnceLock::new() }
     }
 
     /// Tells these peers whose device is whose.
@@ -79,6 +81,7 @@ impl LookUp for Finder {
     ) -> Pin<Box<dyn Future<Output = Result<Vec<NodeId>, LookUpFailure>> + Send>> {
         let attachment = self.attachment.clone();
         let trust = self.trust.clone();
+        let login = self.login.clone();
         let found = self.found.clone();
         let peers = self.peers.get().cloned();
         Box::pin(async move {
@@ -94,7 +97,11 @@ impl LookUp for Finder {
                 retain_reachable(&mut devices, &user, &trust);
             }
             if devices.is_empty() {
-                return Err(LookUpFailure::Unreachable);
+                // The last resort: only the login server knows a user whom nobody has seen.
+                return Err(match login.user_exists(&user).await {
+                    Some(false) => LookUpFailure::UnknownUser,
+                    Some(true) | None => LookUpFailure::Unreachable,
+                });
             }
             let mut remembered = lock(&found);
             let mut nodes = Vec::new();

@@ -38,10 +38,11 @@ use crate::{
     api::types::{PlaceCall, Problem},
     attachment::{Attachment, AttachmentConfig, UdpProber},
     call::{CallService, CallServiceConfig, run_legs},
+    login_access::LoginAccess,
     login_server::{random_seed, unix_now},
     overlay::LiveTrust,
     peer::{Peers, PeersConfig},
-    people::{People, PeopleConfig},
+    people::{KeepingConfig, People, PeopleConfig},
     profile::{Profile, ProfileError},
     settings::{AnswerMode, Settings},
     transport::{Credentials, Dialer, Proxy, ProxyConfig, Tls, TransportError, Trust},
@@ -69,6 +70,12 @@ pub enum NodeError {
          `cooee login NAME --invitation LINK` uses one from another device"
     )]
     NoAccount,
+    /// Certificate and invitation do not belong together.
+    #[error(
+        "the certificate of this profile is of another network than its invitation: log in to this \
+         one with `cooee login NAME --invitation LINK`, from another profile (--profile-dir)"
+    )]
+    OtherNetwork,
     /// The certificate no longer holds and could not be renewed.
     #[error(
         "the certificate of this device ended and cannot be renewed now ({0}): log in again with \
@@ -146,6 +153,7 @@ pub struct Node {
     people: Option<People>,
     voice: Arc<Voice>,
     publication: Publication,
+    login: LoginAccess,
     facts: Mutex<Facts>,
 }
 
@@ -162,11 +170,17 @@ impl Node {
     pub async fn start(profile: Profile, settings: Settings) -> Result<Arc<Self>, NodeError> {
         let invitation = profile.invitation()?.ok_or(NodeError::NoAccount)?;
         let certificate = profile.certificate()?.ok_or(NodeError::NoAccount)?;
+        if certificate.network() != invitation.root.network_id() {
+            return Err(NodeError::OtherNetwork);
+        }
         let certificate = upkeep::fresh(&profile, &settings, certificate).await?;
         let user = certificate.user().cloned();
         let key = profile.device_key()?;
         let own_key = key.public();
         let trust = Trust::new(invitation.root);
+        if let Some(list) = profile.revocation_list(&invitation.root) {
+            trust.replace_revocation_list(list);
+        }
         let tls = Tls::new(trust, Credentials::new(key, certificate))?;
         let dialer = Dialer::new(tls.clone(), settings.proxy()?);
 
@@ -179,6 +193,7 @@ impl Node {
             Serving::start(&settings, &invitation, &endpoint, &dialer, (bind, port), serves, known)
                 .await?;
 
+        let login = LoginAccess::new(&invitation, dialer.clone());
         let (events, _) = broadcast::channel(EVENTS_MAX);
         let voice = Arc::new(Voice::new(&settings)?);
         let mut node = Self {
@@ -198,12 +213,15 @@ impl Node {
             people: None,
             voice,
             publication: Publication::default(),
+            login,
             facts: Mutex::default(),
         };
         let mut incoming = None;
         if let Some(user) = user {
             let (attachment, came) = node.attach(dialer).await;
-            let finder = Finder::new(attachment.clone(), LiveTrust::new(tls.clone()));
+            node.login.lead_through(attachment.clone());
+            let trust = LiveTrust::new(tls.clone());
+            let finder = Finder::new(attachment.clone(), trust, node.login.clone());
             let finder = Arc::new(finder);
             let (peers, peer_events) = Peers::new(tls, finder.clone(), PeersConfig::default());
             let (media, media_commands) = mpsc::channel(256);
@@ -221,6 +239,7 @@ impl Node {
                 peer_events: others,
                 attachment: attachment.clone(),
                 events: node.events.clone(),
+                keeping: node.keeping()?,
                 seed: random_seed(),
             })?;
             let calls = CallService::start(CallServiceConfig {
@@ -261,6 +280,15 @@ impl Node {
             seed: random_seed(),
         };
         Attachment::start(config, dialer, restored.host_cache)
+    }
+
+    /// Where the buddy list is kept, if this device has the key for it.
+    fn keeping(&self) -> Result<Option<KeepingConfig>, ProfileError> {
+        let key = self.profile.account_key()?;
+        if key.is_none() {
+            tracing::info!("without account.key the buddy list stays on this device: log in again");
+        }
+        Ok(key.map(|key| KeepingConfig { access: self.login.clone(), key }))
     }
 
     fn calls_config(&self, user: &UserName) -> CallsConfig {

@@ -19,7 +19,7 @@ use crate::{
     account::{Account, AccountError},
     attachment::{AttachmentEvent, Incoming},
     call::CallNotice,
-    login_server::unix_now,
+    login_server::{Session, unix_now},
     profile::Profile,
     settings::Settings,
     transport::{Credentials, alpn},
@@ -30,6 +30,9 @@ const ROUND: Duration = Duration::from_secs(60);
 
 /// TURN credentials are asked for again after this: well within their life of hours.
 const RELAYS_EVERY: Duration = Duration::from_secs(1800);
+
+/// How often an ordinary node fetches the list of removed devices itself.
+const REVOCATIONS_EVERY_ORDINARY: Duration = Duration::from_secs(6 * 3600);
 
 /// Failed requests for credentials are repeated after this.
 const RELAYS_RETRY: Duration = Duration::from_secs(2);
@@ -50,7 +53,7 @@ pub(super) async fn fresh(
     }
     let has_ended = now > certificate.not_after();
     match renew(profile, settings).await {
-        Ok(certificate) => Ok(certificate),
+        Ok(session) => Ok(session.certificate),
         Err(error) if has_ended => Err(NodeError::CertificateEnded(error.to_string())),
         Err(error) => {
             tracing::warn!(%error, "the certificate cannot be renewed yet; trying again later");
@@ -59,11 +62,17 @@ pub(super) async fn fresh(
     }
 }
 
-async fn renew(profile: &Profile, settings: &Settings) -> Result<Certificate, AccountError> {
+async fn renew(profile: &Profile, settings: &Settings) -> Result<Session, AccountError> {
     let proxy = settings.proxy().unwrap_or_default();
     let account = Account::new(profile, None, proxy)?;
-    let held = RevocationList::empty(account.invitation().root.network_id());
-    Ok(account.renew(&held, &[]).await?.certificate)
+    let root = account.invitation().root;
+    let held = profile.revocation_list(&root);
+    let held = held.unwrap_or_else(|| RevocationList::empty(root.network_id()));
+    let session = account.renew(&held, &[]).await?;
+    if let Some(list) = &session.revocation_list {
+        profile.store_revocation_list(list)?;
+    }
+    Ok(session)
 }
 
 /// Starts the tasks. They hold the node weakly and end with it.
@@ -79,6 +88,7 @@ pub(super) fn start(node: &Arc<Node>, incoming: Option<Incoming>, arrivals: Arri
     }
     tokio::spawn(take_arrivals(Arc::downgrade(node), arrivals));
     tokio::spawn(keep_up(Arc::downgrade(node)));
+    tokio::spawn(keep_revocations(Arc::downgrade(node)));
 }
 
 async fn take_splices(
@@ -247,6 +257,41 @@ async fn keep_relays(node: Weak<Node>) {
     }
 }
 
+/// Fetches the list of removed devices and keeps it in the profile. Super nodes ask often and tell
+/// each other and the nodes attached to them; an ordinary node asks only in case its super nodes
+/// keep silent about it.
+async fn keep_revocations(node: Weak<Node>) {
+    let Some((mut changed, every)) = node.upgrade().map(|node| {
+        let is_super_node = node.serving.as_ref().is_some_and(|it| it.super_node.is_some());
+        let often = Duration::from_secs(node.settings.revocations_every_s.max(1));
+        let every = if is_super_node { often } else { often.max(REVOCATIONS_EVERY_ORDINARY) };
+        (node.tls.trust().revocations(), every)
+    }) else {
+        return;
+    };
+    // An ordinary node has just been told by its super node, if there is anything to tell.
+    let mut due = if every < REVOCATIONS_EVERY_ORDINARY { Duration::ZERO } else { every };
+    loop {
+        let news = tokio::time::timeout(due, changed.changed()).await;
+        let Some(node) = node.upgrade() else { return };
+        match news {
+            Ok(Ok(())) => {
+                let list = node.tls.trust().revocation_list();
+                if let Err(error) = node.profile.store_revocation_list(&list) {
+                    tracing::warn!(%error, "the list of removed devices cannot be stored");
+                }
+            }
+            Ok(Err(_)) => return,
+            Err(_) => {
+                if let Err(error) = node.login.fetch_revocations().await {
+                    tracing::debug!(%error, "the list of removed devices cannot be fetched now");
+                }
+            }
+        }
+        due = every;
+    }
+}
+
 async fn keep_up(node: Weak<Node>) {
     loop {
         sleep(ROUND).await;
@@ -257,7 +302,10 @@ async fn keep_up(node: Weak<Node>) {
         let current = node.tls.credentials().certificate;
         if current.is_some_and(|certificate| unix_now() >= certificate.renew_at()) {
             match renew(&node.profile, &node.settings).await {
-                Ok(certificate) => {
+                Ok(Session { certificate, revocation_list, .. }) => {
+                    if let Some(list) = revocation_list {
+                        node.tls.trust().replace_revocation_list(list);
+                    }
                     let key = node.tls.credentials().key;
                     let credentials = Credentials { key, certificate: Some(certificate) };
                     if let Err(error) = node.tls.replace_credentials(credentials) {

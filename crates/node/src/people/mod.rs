@@ -10,6 +10,7 @@
 //! What was promised is on the disk first: a message is taken, and a message that arrived is
 //! acknowledged, only after it was written.
 
+mod keeping;
 mod store;
 mod task;
 
@@ -28,8 +29,8 @@ use serde::Serialize;
 use serde_json::Value;
 use tokio::sync::{broadcast, mpsc, oneshot};
 
-pub use self::store::StoreError;
 use self::task::Task;
+pub use self::{keeping::KeepingConfig, store::StoreError};
 use crate::{
     attachment::Attachment,
     call::{LookUp, Relations},
@@ -59,6 +60,8 @@ pub struct PeopleConfig {
     pub attachment: Attachment,
     /// Takes what the local API tells.
     pub events: broadcast::Sender<Value>,
+    /// Where the buddy list is kept beside the profile; none where the key for it is missing.
+    pub keeping: Option<KeepingConfig>,
     /// Unpredictable: makes message ids.
     pub seed: [u8; 32],
 }
@@ -137,12 +140,27 @@ type Command = Box<dyn FnOnce(&mut Task) + Send>;
 
 impl People {
     /// Reads what the profile keeps and starts the task.
-    pub fn start(config: PeopleConfig) -> Result<Self, StoreError> {
+    pub fn start(mut config: PeopleConfig) -> Result<Self, StoreError> {
         let (commands, received) = mpsc::channel(COMMANDS_MAX);
+        let (keeping, own) = (config.keeping.take(), config.own.0.clone());
         let (task, peer_events) = Task::new(config)?;
-        let contacts = task.contacts();
+        let (contacts, dirty) = (task.contacts(), task.dirty());
         tokio::spawn(task.run(received, peer_events));
-        Ok(Self { commands, contacts })
+        let people = Self { commands, contacts };
+        if let Some(keeping) = keeping {
+            tokio::spawn(keeping::run(keeping, own, people.clone(), dirty));
+        }
+        Ok(people)
+    }
+
+    /// The list at the login server is another one now.
+    async fn tell_stored(&self) -> Result<(), PeopleError> {
+        self.ask(|task| task.tell_own_devices()).await
+    }
+
+    /// Takes in the list that the login server keeps; gives the joined one.
+    async fn merge_stored(&self, stored: Contacts) -> Result<Contacts, PeopleError> {
+        self.ask(move |task| task.merge(&stored)).await?
     }
 
     /// Asks somebody to be a buddy, or accepts them if they asked.

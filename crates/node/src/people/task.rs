@@ -1,5 +1,7 @@
 //! The one task that owns the buddy list and the messages: feeds the machines, does what they want.
 
+mod views;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -9,22 +11,21 @@ use std::{
 use cooee_proto::{
     call::Relation,
     clock::{Now, UnixTime},
-    contacts::{Buddy, BuddyState, ContactError, ContactEvent, Contacts, KeyCheck, safety_number},
+    contacts::{BuddyState, ContactError, ContactEvent, Contacts, KeyCheck, safety_number},
     control::WATCHED_NAMES_MAX,
     identity::{NameKey, NetworkId, NodePublicKey, UserName},
     im::{Messages, Output, Progress},
-    wire::v1::{BuddyAnswer, BuddyRequest, PresenceDetail, peer_message::Body, presence_detail},
+    wire::v1::{
+        BuddyAnswer, BuddyRequest, ListStored, PresenceDetail, peer_message::Body, presence_detail,
+    },
 };
 use serde_json::{Value, json};
 use tokio::{
-    sync::{broadcast, mpsc},
+    sync::{Notify, broadcast, mpsc},
     time::timeout,
 };
 
-use super::{
-    BuddyDeviceView, BuddyView, Command, MessageView, PeopleConfig, PeopleError, StoreError,
-    store::{Entry, Store},
-};
+use super::{Command, MessageView, PeopleConfig, PeopleError, StoreError, store::Store};
 use crate::{
     attachment::Attachment,
     call::LookUp,
@@ -49,6 +50,8 @@ pub(super) struct Task {
     peers: Peers,
     attachment: Attachment,
     events: broadcast::Sender<Value>,
+    /// Woken when the list changed, to store it at the login server.
+    dirty: Arc<Notify>,
     /// Names that the super node tells of. Bound: `WATCHED_NAMES_MAX`.
     watched: BTreeMap<NameKey, UserName>,
     online: BTreeSet<UserName>,
@@ -80,6 +83,7 @@ impl Task {
             peers: config.peers,
             attachment: config.attachment,
             events: config.events,
+            dirty: Arc::default(),
             watched: BTreeMap::new(),
             online: BTreeSet::new(),
             asking,
@@ -89,6 +93,22 @@ impl Task {
 
     pub(super) fn contacts(&self) -> Arc<Mutex<Contacts>> {
         self.contacts.clone()
+    }
+
+    pub(super) fn dirty(&self) -> Arc<Notify> {
+        self.dirty.clone()
+    }
+
+    /// Takes in another list of this user; gives the joined one.
+    pub(super) fn merge(&mut self, stored: &Contacts) -> Result<Contacts, PeopleError> {
+        self.list().merge(stored);
+        self.settle()?;
+        Ok(self.list().clone())
+    }
+
+    /// Tells the user's other devices that the list at the login server has changed.
+    pub(super) fn tell_own_devices(&self) {
+        self.send_to(self.own.0.clone(), vec![Body::ListStored(ListStored {})]);
     }
 
     /// Runs until the last handle is dropped.
@@ -149,7 +169,10 @@ impl Task {
         let kept = list.map_or(Ok(()), |list| self.store.keep_contacts(&list));
         for event in events {
             match event {
-                ContactEvent::ListChanged => self.tell(json!({ "event": "buddies_changed" })),
+                ContactEvent::ListChanged => {
+                    self.dirty.notify_one();
+                    self.tell(json!({ "event": "buddies_changed" }));
+                }
                 ContactEvent::SendRequest(user) => {
                     self.asking.insert(user.clone(), (Instant::now() + ASK_FIRST, ASK_FIRST));
                     self.send_request(user);
@@ -187,12 +210,13 @@ impl Task {
     /// Says something to every device of a user that can be reached now.
     fn send_to(&self, user: UserName, bodies: Vec<Body>) {
         let (look_up, peers) = (self.look_up.devices(user.clone()), self.peers.clone());
+        let own = self.own.1.node_id();
         tokio::spawn(async move {
             let Ok(Ok(nodes)) = timeout(LOOK_UP_MAX, look_up).await else {
                 tracing::debug!(%user, "not to be found now");
                 return;
             };
-            for node in nodes {
+            for node in nodes.into_iter().filter(|node| *node != own) {
                 for body in &bodies {
                     peers.send(node, body.clone());
                 }
@@ -250,6 +274,7 @@ impl Task {
             Body::Presence(detail) if relation == Relation::MutualBuddy => {
                 self.list().handle_display_name(user, &detail.display_name);
             }
+            Body::ListStored(_) if *user == self.own.0 => self.dirty.notify_one(),
             // They missed that they were taken from our list.
             Body::Presence(_) if relation != Relation::Blocked && !is_listed => {
                 let answer = BuddyAnswer { accepted: false, display_name: String::new() };
@@ -414,64 +439,6 @@ impl Task {
             sent_unix_ms: now.unix.0,
             state: "waiting".to_owned(),
         })
-    }
-
-    pub(super) fn buddies(&self) -> Vec<BuddyView> {
-        let view = |(user, buddy): (&UserName, &Buddy)| BuddyView {
-            user: user.to_string(),
-            display_name: buddy.display_name.clone(),
-            state: match buddy.state {
-                BuddyState::Requested => "requested",
-                BuddyState::Asked => "asked",
-                BuddyState::Mutual => "mutual",
-                BuddyState::Blocked => "blocked",
-                BuddyState::Removed => "removed",
-            },
-            presence: match buddy.state {
-                BuddyState::Mutual if self.online.contains(user) => "online",
-                BuddyState::Mutual => "offline",
-                _ => "unknown",
-            },
-            verified: !buddy.keys.is_empty() && buddy.keys.iter().all(|key| key.verified),
-        };
-        self.list().list().map(view).collect()
-    }
-
-    pub(super) fn devices(&self, user: &UserName) -> Result<Vec<BuddyDeviceView>, PeopleError> {
-        let keys = self.list().get(user).ok_or(ContactError::Unknown)?.keys.clone();
-        let own = (&self.own.0, &self.own.1);
-        Ok(keys
-            .into_iter()
-            .map(|pinned| BuddyDeviceView {
-                node: pinned.key.node_id().to_string(),
-                safety_number: safety_number(own, (user, &pinned.key)),
-                verified: pinned.verified,
-                first_seen_unix_ms: pinned.first_seen.0,
-            })
-            .collect())
-    }
-
-    pub(super) fn messages(&self) -> Vec<MessageView> {
-        let mut messages: Vec<MessageView> = Vec::new();
-        let mut places = BTreeMap::new();
-        for entry in self.store.history() {
-            match entry.clone() {
-                Entry::Message { id, user, direction, text, sent_unix_ms } => {
-                    let is_ours = direction == "sent";
-                    let state = if is_ours { "waiting" } else { "received" }.to_owned();
-                    if is_ours {
-                        places.insert(id.clone(), messages.len());
-                    }
-                    messages.push(MessageView { id, user, direction, text, sent_unix_ms, state });
-                }
-                Entry::Progress { id, state } => {
-                    if let Some(at) = places.get(&id) {
-                        messages[*at].state = state;
-                    }
-                }
-            }
-        }
-        messages
     }
 }
 

@@ -5,6 +5,8 @@
 //! | `device.key` | the device's Ed25519 seed, hexadecimal | 0600 |
 //! | `certificate.der` | what the network says about the device | |
 //! | `invitation` | the network, one line | |
+//! | `account.key` | opens what the login server keeps sealed for the user | 0600 |
+//! | `revocation-list` | devices that the network took back | |
 //! | `port` | the port drawn at installation | |
 //! | `host-cache.json` | super nodes met, what was learnt of our NAT | |
 //! | `lock` | held while a node runs on the profile | |
@@ -21,7 +23,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use cooee_proto::identity::{Certificate, Invitation, NodeKey};
+use cooee_proto::{
+    identity::{Certificate, Invitation, NetworkRoot, NodeKey, RevocationList},
+    login::AccountKey,
+    wire::v1::SignedRevocationList,
+};
+use prost::Message as _;
 use zeroize::Zeroizing;
 
 pub use atomic::write_atomically;
@@ -182,6 +189,46 @@ impl Profile {
     pub fn store_invitation(&self, invitation: &Invitation) -> Result<(), ProfileError> {
         let path = self.path("invitation");
         write_atomically(&path, format!("{invitation}\n").as_bytes(), false).map_err(at(&path))
+    }
+
+    /// The list of removed devices as it was last seen; none if there is no usable one: the next is
+    /// not far.
+    pub fn revocation_list(&self, root: &NetworkRoot) -> Option<RevocationList> {
+        let bytes = fs::read(self.path("revocation-list")).ok()?;
+        let signed = SignedRevocationList::decode(bytes.as_slice()).ok()?;
+        RevocationList::verify(root, &signed).ok()
+    }
+
+    /// Keeps a list of removed devices.
+    pub fn store_revocation_list(&self, list: &RevocationList) -> Result<(), ProfileError> {
+        let Some(signed) = list.signed() else { return Ok(()) };
+        let path = self.path("revocation-list");
+        write_atomically(&path, &signed.encode_to_vec(), false).map_err(at(&path))
+    }
+
+    /// The key of what the login server keeps sealed for the user; none before the first login
+    /// with a password.
+    pub fn account_key(&self) -> Result<Option<AccountKey>, ProfileError> {
+        let path = self.path("account.key");
+        match fs::read_to_string(&path).map(Zeroizing::new) {
+            Ok(text) => {
+                restrict(&path).map_err(at(&path))?;
+                let seed = seed_from_hex(text.trim());
+                if seed.is_none() {
+                    tracing::warn!(?path, "damaged key ignored: log in again to have it back");
+                }
+                Ok(seed.map(|seed| AccountKey::from_bytes(*seed)))
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(ProfileError::Io { path, source }),
+        }
+    }
+
+    /// Keeps the key of the user's sealed data, readable by its owner only.
+    pub fn store_account_key(&self, key: &AccountKey) -> Result<(), ProfileError> {
+        let path = self.path("account.key");
+        let text = Zeroizing::new(format!("{}\n", hex(key.bytes())));
+        write_atomically(&path, text.as_bytes(), true).map_err(at(&path))
     }
 
     /// The port of this installation, drawn at the first call (as the paper's client does).

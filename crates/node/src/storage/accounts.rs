@@ -2,7 +2,7 @@
 
 use cooee_proto::{
     clock::UnixTime,
-    identity::UserName,
+    identity::{NodeId, UserName},
     login::{
         AccountRecord, FOUND_USERS_MAX, FoundUser, NewAccount, Policy, Refusal, StorageAnswer,
         Stretching,
@@ -125,6 +125,25 @@ impl Storage {
             .execute(&self.pool)
             .await?;
         Ok(done_or_unknown(done.rows_affected()))
+    }
+
+    /// Whether there is such a user; a removed device learns nothing.
+    pub(super) async fn user_exists(
+        &self,
+        name: &UserName,
+        asker: NodeId,
+    ) -> Result<StorageAnswer, StorageError> {
+        let select = "SELECT (SELECT COUNT(*) FROM devices WHERE node = $1 AND removed_at > 0),
+            (SELECT COUNT(*) FROM accounts WHERE name = $2 AND removed_at = 0)";
+        let row = sqlx::query(select)
+            .bind(asker.to_string())
+            .bind(name.as_str())
+            .fetch_one(&self.pool)
+            .await?;
+        Ok(match (row.get::<i64, _>(0), row.get::<i64, _>(1)) {
+            (0, found) => StorageAnswer::Exists(found > 0),
+            _ => StorageAnswer::Refused(Refusal::DeviceRemoved),
+        })
     }
 
     pub(super) async fn look_up(

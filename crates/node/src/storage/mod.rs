@@ -128,6 +128,7 @@ impl Storage {
                 self.put_sealed(&user, slot, replaces_version, &data).await
             }
             Q::GetSealed { user, slot } => self.get_sealed(&user, slot).await,
+            Q::UserExists { name, asker } => self.user_exists(&name, asker).await,
             Q::Network { now } => {
                 let mut connection = self.pool.acquire().await?;
                 self.network_record(&mut connection, now).await

@@ -120,6 +120,11 @@ impl Links {
         Some(state.links.len())
     }
 
+    /// The control streams of all links.
+    pub(super) fn channels(&self) -> Vec<ControlChannel> {
+        self.state().links.values().map(|link| link.channel.clone()).collect()
+    }
+
     pub(super) fn close_all(&self) {
         for link in self.state().links.values() {
             link.channel.connection().close();

@@ -18,6 +18,7 @@ pub struct SuperNodeMetrics {
     pub(super) busy: Counter,
     pub(super) look_ups: Counter,
     pub(super) anonymous_refused: Counter,
+    pub(super) certificates_ended: Counter,
 }
 
 impl SuperNodeMetrics {
@@ -33,6 +34,8 @@ impl SuperNodeMetrics {
         registry.register("login_splices", "Ways to the login server", self.login_splices.clone());
         registry.register("busy", "Nodes told to go elsewhere", self.busy.clone());
         registry.register("look_ups", "Names looked up", self.look_ups.clone());
+        let help = "Connections closed because the device was removed or its certificate ended";
+        registry.register("certificates_ended", help, self.certificates_ended.clone());
         let help = "Clients without certificate refused";
         registry.register("anonymous_refused", help, self.anonymous_refused.clone());
     }

@@ -18,6 +18,7 @@ mod local_directory;
 mod login_splice;
 mod metrics;
 mod quota;
+mod revocation;
 mod serve;
 mod session;
 mod splice;
@@ -130,6 +131,7 @@ impl SuperNode {
         let peers: Arc<dyn SuperNodePeers> = Arc::new(links::Peers(Arc::downgrade(&shared)));
         directory.start(peers);
         tokio::spawn(links::keep_linked(Arc::downgrade(&shared)));
+        tokio::spawn(revocation::keep(Arc::downgrade(&shared)));
         (Self(shared), local_splices)
     }
 

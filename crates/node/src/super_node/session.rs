@@ -16,10 +16,10 @@ use cooee_proto::{
 };
 use tokio::{sync::Semaphore, time::timeout};
 
-use super::{Depth, DirectoryError, Notifier, Shared, quota::NodeQuota, serve::Asker};
+use super::{Depth, DirectoryError, Notifier, Shared, quota::NodeQuota, revocation, serve::Asker};
 use crate::transport::{
     Connection, ConnectionLimits, ControlChannel, Inbox, MuxStream, TransportError, greeting,
-    write_frame,
+    handle_revocation_notice, revocation_notice, write_frame,
 };
 
 /// Look-ups of one peer that run at once. Chosen.
@@ -102,7 +102,8 @@ async fn attach(
     shared.directory.attached(&peer);
     let welcome = async {
         channel.send(Kind::Hello(ours.to_wire())).await?;
-        channel.send(host_cache_update(shared)).await
+        channel.send(host_cache_update(shared)).await?;
+        tell_revocations(shared, channel).await
     };
     if let Err(error) = welcome.await {
         shared.detach(peer.node(), serial);
@@ -133,6 +134,7 @@ pub(super) fn link_up(
     let shared = shared.clone();
     tokio::spawn(async move {
         let _ = channel.send(host_cache_update(&shared)).await;
+        let _ = tell_revocations(&shared, &channel).await;
         Session { shared: &shared, peer: &peer, channel: &channel, quota: None }.run(inbox).await;
         if let Some(count) = shared.links.remove(node, serial) {
             shared.metrics.set_links(count);
@@ -140,6 +142,13 @@ pub(super) fn link_up(
         }
     });
     Asker::Link { node }
+}
+
+async fn tell_revocations(shared: &Shared, channel: &ControlChannel) -> Result<(), TransportError> {
+    match revocation_notice(revocation::trust(shared)) {
+        Some(notice) => channel.send(notice).await,
+        None => Ok(()),
+    }
 }
 
 fn host_cache_update(shared: &Shared) -> Kind {
@@ -205,6 +214,13 @@ impl Session<'_> {
             },
             Kind::HostCacheUpdate(update) if self.quota.is_none() => {
                 self.shared.links.suggest(addresses_from_wire(&update.super_nodes));
+            }
+            Kind::RevocationNotice(notice) => {
+                let answer = handle_revocation_notice(revocation::trust(self.shared), &notice);
+                if let Some(answer) = answer {
+                    // If the connection has ended meanwhile, nobody waits for the answer.
+                    let _ = self.channel.send(answer).await;
+                }
             }
             Kind::Notify(notify) if self.quota.is_none() => {
                 if let Ok(key) = name_key(&notify.name_key) {

@@ -72,7 +72,10 @@ pub enum TransportError {
         ours_bad: bool,
     },
     /// The peer refused our certificate.
-    #[error("the peer refused this device's certificate: {0}; log in again")]
+    #[error(
+        "the super node refuses this device's certificate: {problem}{}",
+        way_back(.0), problem = .0
+    )]
     OwnCertificate(CertificateProblem),
     /// We have no certificate and the peer wants one.
     #[error("this device has no certificate yet: log in first")]
@@ -115,6 +118,18 @@ pub enum TransportError {
     /// Anything else the operating system says.
     #[error("{1}")]
     Io(io::ErrorKind, String),
+}
+
+fn way_back(problem: &CertificateProblem) -> &'static str {
+    match problem {
+        CertificateProblem::Revoked => {
+            "; it cannot come back: use another profile (--profile-dir) and `cooee login`"
+        }
+        CertificateProblem::Expired | CertificateProblem::NotValidYet => {
+            ": check the clock of this machine, then log in again with `cooee login`"
+        }
+        _ => ": log in again with `cooee login`",
+    }
 }
 
 fn clock_hint(problem: &CertificateProblem, ours_bad: bool) -> &'static str {

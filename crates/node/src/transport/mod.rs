@@ -19,6 +19,7 @@ mod error;
 mod frames;
 mod listener;
 mod proxy;
+mod revocation;
 mod tls;
 mod trust;
 mod verifier;
@@ -33,6 +34,7 @@ pub use listener::{
     Accepted, EndToEndStream, Listener, ListenerConfig, TurnAcceptor, TurnStream, TurnTransport,
 };
 pub use proxy::{Proxy, ProxyConfig};
+pub use revocation::{handle_revocation_notice, revocation_notice};
 pub use tls::{Tls, alpn};
 pub use trust::{Credentials, ExpectedPeer, Trust};
 

@@ -8,6 +8,7 @@ use cooee_proto::{
         Certificate, CertificateError, NetworkRoot, NodeId, NodeKey, RevocationList, Role, UserName,
     },
 };
+use tokio::sync::watch;
 
 /// This device's key and what the network says about it.
 #[derive(Clone, Debug)]
@@ -41,6 +42,8 @@ type Clock = dyn Fn() -> UnixTime + Send + Sync;
 pub struct Trust {
     root: NetworkRoot,
     revoked: RwLock<RevocationList>,
+    /// Number of the list, for those who wait for a newer one.
+    number: watch::Sender<u64>,
     clock: Box<Clock>,
 }
 
@@ -62,7 +65,7 @@ impl Trust {
         clock: impl Fn() -> UnixTime + Send + Sync + 'static,
     ) -> Arc<Self> {
         let revoked = RwLock::new(RevocationList::empty(root.network_id()));
-        Arc::new(Self { root, revoked, clock: Box::new(clock) })
+        Arc::new(Self { root, revoked, number: watch::Sender::new(0), clock: Box::new(clock) })
     }
 
     /// The network's root.
@@ -75,10 +78,32 @@ impl Trust {
         (self.clock)()
     }
 
-    /// Takes in a newer revocation list. Connections already open are checked again when they are
-    /// next resumed or renewed.
+    /// Takes in a newer revocation list and tells those who wait for it; whoever holds open
+    /// connections closes those that no longer [hold](Self::still_holds).
     pub fn replace_revocation_list(&self, list: RevocationList) -> bool {
-        self.revoked.write().expect("no holder of this lock panics").replace_if_newer(list)
+        let number = list.number();
+        let newer =
+            self.revoked.write().expect("no holder of this lock panics").replace_if_newer(list);
+        if newer {
+            self.number.send_replace(number);
+        }
+        newer
+    }
+
+    /// The newest revocation list known.
+    pub fn revocation_list(&self) -> RevocationList {
+        self.revoked.read().expect("no holder of this lock panics").clone()
+    }
+
+    /// Tells when a newer revocation list has come.
+    pub fn revocations(&self) -> watch::Receiver<u64> {
+        self.number.subscribe()
+    }
+
+    /// Whether a certificate that was checked before holds now: not removed, not ended.
+    pub fn still_holds(&self, certificate: &Certificate) -> bool {
+        let revoked = self.revoked.read().expect("no holder of this lock panics");
+        !revoked.contains(certificate.node()) && self.unix_now() <= certificate.not_after()
     }
 
     /// Parses and checks a certificate.

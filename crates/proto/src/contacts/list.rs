@@ -34,7 +34,7 @@ pub enum BuddyState {
 }
 
 /// A device key of a buddy.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PinnedKey {
     /// The key.
     pub key: NodePublicKey,
@@ -55,6 +55,34 @@ pub struct Buddy {
     pub keys: Vec<PinnedKey>,
     /// When the entry last changed: the later one wins when two lists are joined.
     pub changed: UnixTime,
+}
+
+impl Buddy {
+    /// Joins two devices' entries of one buddy. The order of the two makes no difference.
+    fn merge(&mut self, other: &Self) -> bool {
+        let before = self.clone();
+        if (other.changed, other.state) > (self.changed, self.state) {
+            self.state = other.state;
+            self.changed = other.changed;
+            self.display_name.clone_from(&other.display_name);
+        }
+        for theirs in &other.keys {
+            match self.keys.iter_mut().find(|ours| ours.key == theirs.key) {
+                Some(ours) => {
+                    ours.verified |= theirs.verified;
+                    ours.first_seen = ours.first_seen.min(theirs.first_seen);
+                }
+                None => self.keys.push(*theirs),
+            }
+        }
+        // Verified keys stay, then the latest met.
+        self.keys.sort_by_key(|pinned| {
+            (!pinned.verified, std::cmp::Reverse(pinned.first_seen), pinned.key.0)
+        });
+        self.keys.truncate(KEYS_MAX);
+        self.keys.sort_by_key(|pinned| (pinned.first_seen, pinned.key.0));
+        *self != before
+    }
 }
 
 /// What is known about a device key that a peer connection proved.
@@ -293,15 +321,31 @@ impl Contacts {
         Ok(())
     }
 
-    /// Joins the list with another device's: of each entry the later one stays.
-    pub fn merge(&mut self, other: &Self) {
-        for (user, buddy) in &other.buddies {
-            let ours = self.buddies.get(user);
-            let is_room = ours.is_some() || self.buddies.len() < BUDDIES_MAX;
-            if is_room && ours.is_none_or(|ours| ours.changed < buddy.changed) {
-                self.buddies.insert(user.clone(), buddy.clone());
+    /// Joins the list with another device's: of each entry the later one stays, and of its keys
+    /// those of both, for each device of the user has met other ones. Says whether this list
+    /// changed.
+    pub fn merge(&mut self, other: &Self) -> bool {
+        let mut changed = false;
+        for (user, theirs) in &other.buddies {
+            let is_room = self.buddies.len() < BUDDIES_MAX;
+            match self.buddies.get_mut(user) {
+                Some(ours) => changed |= ours.merge(theirs),
+                None if is_room => {
+                    self.buddies.insert(user.clone(), theirs.clone());
+                    changed = true;
+                }
+                None => {}
             }
         }
+        if changed {
+            self.events.push(ContactEvent::ListChanged);
+        }
+        changed
+    }
+
+    /// Whether this list says the same as another.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.buddies == other.buddies
     }
 
     fn expect_asked(&self, user: &UserName) -> Result<(), ContactError> {
@@ -425,5 +469,25 @@ mod tests {
         let names = |c: &Contacts| c.list().map(|(user, _)| user.to_string()).collect::<Vec<_>>();
         assert_eq!(names(&phone), ["carol"]);
         assert_eq!(names(&desk), ["carol"]);
+    }
+
+    #[test]
+    fn two_devices_that_change_one_entry_at_once_lose_nothing() {
+        let (mut phone, mut desk) = (Contacts::new(name("alice")), Contacts::new(name("alice")));
+        let bob = name("bob");
+        let key = |seed| NodeKey::from_seed([seed; 32]).public();
+        phone.request(UnixTime(1), &bob).expect("room");
+        phone.handle_key(UnixTime(1), &bob, key(1));
+        assert!(desk.merge(&phone));
+        phone.verify_key(UnixTime(5), &bob, &key(1)).expect("pinned");
+        desk.handle_key(UnixTime(6), &bob, key(2));
+        desk.handle_answer(UnixTime(7), &bob, true, "Bob");
+        let before = (phone.clone(), desk.clone());
+        assert!(phone.merge(&before.1) && desk.merge(&before.0));
+        assert!(phone.is_same(&desk));
+        let joined = phone.get(&bob).expect("in the list");
+        assert_eq!((joined.state, joined.keys.len()), (BuddyState::Mutual, 2));
+        assert!(joined.keys.iter().any(|pinned| pinned.verified && pinned.key == key(1)));
+        assert!(!phone.merge(&desk), "a second time changes nothing");
     }
 }

@@ -18,4 +18,4 @@ pub use list::{
     PinnedKey,
 };
 pub use safety_number::safety_number;
-pub use sealed::{SealError, SealKey};
+pub use sealed::{BUDDY_LIST_SLOTS, StoredListError};

@@ -29,6 +29,10 @@ impl LimitConfig {
         Self { burst: 240, refill: Duration::from_millis(500), buckets_max: 50_000 };
     /// Per name: a person mistypes ten times, a guesser waits half a minute for each (chosen).
     pub const NAME: Self = Self { burst: 10, refill: Duration::from_secs(30), buckets_max: 50_000 };
+    /// Per user who asks whether names exist: a person mistypes a few times a day; a list of names
+    /// would take years (chosen).
+    pub const QUESTIONS: Self =
+        Self { burst: 30, refill: Duration::from_secs(30), buckets_max: 50_000 };
 }
 
 /// The buckets of one login server.
@@ -36,6 +40,7 @@ impl LimitConfig {
 pub struct Limits {
     addresses: Buckets<IpAddr>,
     names: Buckets<UserName>,
+    questions: Buckets<UserName>,
 }
 
 impl Default for Limits {
@@ -47,7 +52,8 @@ impl Default for Limits {
 impl Limits {
     /// Limits of these sizes.
     pub fn new(address: LimitConfig, name: LimitConfig) -> Self {
-        Self { addresses: Buckets::new(address), names: Buckets::new(name) }
+        let questions = Buckets::new(LimitConfig::QUESTIONS);
+        Self { addresses: Buckets::new(address), names: Buckets::new(name), questions }
     }
 
     /// Counts an attempt from `address`. `Err` says how long to wait.
@@ -58,6 +64,11 @@ impl Limits {
     /// Counts an attempt on `name`. `Err` says how long to wait.
     pub fn attempt_on(&mut self, now: Instant, name: &UserName) -> Result<(), Duration> {
         self.names.take(now, name.clone())
+    }
+
+    /// Counts a question of `user` about a name. `Err` says how long to wait.
+    pub fn question_by(&mut self, now: Instant, user: &UserName) -> Result<(), Duration> {
+        self.questions.take(now, user.clone())
     }
 
     /// Forgets the attempts on `name`: its user got in.

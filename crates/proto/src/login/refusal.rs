@@ -10,9 +10,12 @@ use crate::wire::v1::{LoginRefusal as Reason, LoginRefused, LoginResponse, login
 pub enum Refusal {
     #[error("the login server did not understand the request: are both programs up to date?")]
     BadRequest,
-    #[error("wrong user name or password")]
+    #[error("wrong user name or password (the login server does not tell which)")]
     WrongPassword,
-    #[error("this user name is taken: choose another one")]
+    #[error(
+        "this user name is taken: choose another one, or if it is yours (a registration that was \
+         interrupted counts), use `cooee login`"
+    )]
     NameTaken,
     #[error("this user name is not allowed: 3 to 32 of a-z 0-9 . _ -, starting with a letter")]
     NameIllegal,
@@ -26,7 +29,10 @@ pub enum Refusal {
     RateLimited(Duration),
     #[error("log in with the password first")]
     NotAuthenticated,
-    #[error("this device was removed from the account: log in from a new profile")]
+    #[error(
+        "this device was removed from the account, for good: use another profile \
+         (--profile-dir) and `cooee login`"
+    )]
     DeviceRemoved,
     #[error("the login server does not know this device: log in with the password")]
     DeviceUnknown,

@@ -27,7 +27,9 @@ use super::{
 };
 use crate::{
     clock::Now,
-    identity::{HostPort, NetworkKey, NodeId, NodePublicKey, UserName},
+    identity::{
+        Certificate, HostPort, NetworkKey, NodeId, NodePublicKey, RevocationList, UserName,
+    },
     wire::v1::{self, LoginRequest, LoginResponse, login_request::Kind, login_response},
 };
 
@@ -188,6 +190,7 @@ impl ServerConnection {
                 self.allow(now, limits)?;
                 self.look_up(&look_up.pattern)
             }
+            Kind::UserExists(question) => self.user_exists(now, &question, limits),
             Kind::ChangePasswordStart(start) => self.change_password_start(&start),
             Kind::ChangePasswordFinish(finish) => self.change_password_finish(&flow, finish),
             Kind::GetRevocationList(get) => {
@@ -370,6 +373,32 @@ impl ServerConnection {
         }
         self.awaited = Awaited::Plain;
         Ok(Step::Store(StorageRequest::LookUpUser { text: text.into(), prefix }))
+    }
+
+    /// A whole name, asked by a certified device: nothing to walk through, and each user is allowed
+    /// so many.
+    fn user_exists(
+        &mut self,
+        now: Now,
+        question: &v1::UserExists,
+        limits: &mut Limits,
+    ) -> Result<Step, Refusal> {
+        let name: UserName = question.user_name.parse().map_err(|_| Refusal::NameIllegal)?;
+        let asker = Certificate::parse(&question.certificate).map_err(|_| Refusal::BadRequest)?;
+        let root = self.config.key.root();
+        let nothing_removed = RevocationList::empty(root.network_id());
+        asker.verify(&root, now.unix, &nothing_removed).map_err(|_| Refusal::DeviceUnknown)?;
+        let proof = question.device.as_ref().ok_or(Refusal::BadRequest)?;
+        let signed = device_proof_bytes(root.network_id(), &self.binding);
+        if asker.public_key().0[..] != proof.public_key[..]
+            || asker.public_key().verify(&signed, &proof.signature).is_err()
+        {
+            return Err(Refusal::NotAuthenticated);
+        }
+        let user = asker.user().ok_or(Refusal::NotAuthenticated)?;
+        limits.question_by(now.instant, user).map_err(Refusal::RateLimited)?;
+        self.awaited = Awaited::Plain;
+        Ok(Step::Store(StorageRequest::UserExists { name, asker: asker.node() }))
     }
 
     fn change_password_start(&mut self, start: &v1::ChangePasswordStart) -> Result<Step, Refusal> {

@@ -149,6 +149,8 @@ pub enum StorageRequest {
     PutSealed { user: UserName, slot: u32, replaces_version: u64, data: Vec<u8> },
     /// → `Sealed`.
     GetSealed { user: UserName, slot: u32 },
+    /// Is there a user of this name? → `Exists`, or a refusal if the asking device was removed.
+    UserExists { name: UserName, asker: NodeId },
     /// → `Session` with no user: revocation list and super nodes.
     Network { now: UnixTime },
 }
@@ -166,6 +168,7 @@ pub enum StorageAnswer {
     Users(Vec<FoundUser>),
     SealedVersion(u64),
     Sealed(SealedRecord),
+    Exists(bool),
 }
 
 /// Why the database gave no answer. Nothing was changed.

@@ -67,6 +67,9 @@ impl ServerConnection {
                 });
                 Kind::Users(v1::UserList { users: users.collect() })
             }
+            (Awaited::Plain, StorageAnswer::Exists(exists)) => {
+                Kind::UserExistence(v1::UserExistence { exists })
+            }
             // The shell answered another question than the one that was asked.
             _ => return Err(Refusal::StorageFault),
         };
