@@ -25,8 +25,8 @@ fn buttons_and_refusals() {
     let [alice, bob, carol] = ["alice", "bob", "carol"].map(|name| folder.path().join(name));
 
     let nobody = run(&alice, &["call", "nobody.here"]);
-    assert_eq!(nobody.code, Some(5), "{nobody:?}");
-    assert!(nobody.err.contains("unreachable"), "{nobody:?}");
+    assert_eq!(nobody.code, Some(6), "{nobody:?}");
+    assert!(nobody.err.contains("no user of the name nobody.here"), "{nobody:?}");
 
     let declined = start(&alice, &["call", "bob"]);
     wait_for_phase(&bob, "ringing");
