@@ -171,8 +171,8 @@ fn statistics(user: &User<'_>) -> Result<Value> {
     Ok(user.run(&["calls"]).context("a call goes on")?["statistics"].clone())
 }
 
-/// The default speaker changes and goes, a microphone is pulled out and put in again; the call stays
-/// and follows.
+/// The default speaker changes and goes, a microphone is pulled out and put in again; the call
+/// stays and follows.
 fn devices_come_and_go(alice: &User<'_>, bob: &User<'_>) -> Result<()> {
     let speaker = |name: &str| {
         wait_until(&format!("Bob's speaker is {name}"), || Ok(statistics(bob)?["speaker"] == name))
