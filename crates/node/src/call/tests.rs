@@ -186,7 +186,7 @@ impl Node {
     async fn record(&mut self) -> CallRecord {
         self.wait(|notice| match notice {
             CallNotice::Recorded { record, .. } => Some(record),
-            CallNotice::Event(_) => None,
+            _ => None,
         })
         .await
     }
