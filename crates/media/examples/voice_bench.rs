@@ -159,13 +159,14 @@ impl Link {
         if self.bad {
             return None;
         }
-        at_us += condition.delay_ms * 1e3;
+        let mut delay_ms = condition.delay_ms;
         if condition.jitter_ms > 0.0 {
-            // Gaussian around the mean (Box-Muller), never negative, never out of order.
+            // Gaussian (Box-Muller), never negative, never out of order: the laboratory's model.
             let (u, v): (f64, f64) = (self.random.random(), self.random.random());
             let normal = (-2.0 * (1.0 - u).ln()).sqrt() * (core::f64::consts::TAU * v).cos();
-            at_us += (normal * condition.jitter_ms).abs() * 1e3;
+            delay_ms += normal * condition.jitter_ms;
         }
+        at_us += delay_ms.max(0.0) * 1e3;
         at_us = at_us.max(self.last_out_us);
         self.last_out_us = at_us;
         Some(at_us as u64)

@@ -12,8 +12,13 @@ use crate::voice::{OperatingPoint, SenderStatistics, VoiceConfig};
 /// A better step of loss is believed after it held this long; a worse one at once.
 const BETTER_AFTER: Duration = Duration::from_secs(8);
 
-/// The rate is raised when the path allows this much more than is used; it is lowered at once.
+/// The rate is raised when the path allows this much more than is used, and where every bit counts;
+/// it is lowered at once.
 const RAISE_FACTOR: f64 = 1.15;
+const RAISE_FACTOR_LOW: f64 = 1.03;
+
+/// Bit/s on the wire below which every bit counts.
+const LOW: f64 = 24_000.0;
 
 /// The controller of one direction.
 #[derive(Clone, Debug)]
@@ -57,6 +62,7 @@ impl RateControl {
     /// Notes a packet sent.
     pub fn sent(&mut self, now: Instant, sequence: u16, payload_bytes: usize) {
         self.path.sent(now, sequence, payload_bytes + self.overhead_bytes);
+        self.follow_rate();
     }
 
     /// Takes a report.
@@ -75,8 +81,16 @@ impl RateControl {
             self.severity = severity;
             self.better_since = None;
         }
+        if replan {
+            self.replan();
+        }
+        self.follow_rate();
+    }
+
+    fn follow_rate(&mut self) {
         let rate = self.path.rate();
-        if replan || rate < self.planned * 0.97 || rate > self.planned * RAISE_FACTOR {
+        let raise = if self.planned < LOW { RAISE_FACTOR_LOW } else { RAISE_FACTOR };
+        if rate < self.planned * 0.97 || rate > self.planned * raise {
             self.replan();
         }
     }

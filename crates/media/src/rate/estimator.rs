@@ -1,36 +1,75 @@
 //! What the reports say about the path: loss and its bursts, round trip, queueing, and the rate.
 //!
 //! The rate is that of the wire, headers included. It rises while the path's queue is short and
-//! falls when the *least* queueing delay of a whole report is high: jitter leaves at least one
-//! packet of ten undelayed, a standing queue none. Random loss without queueing is not congestion
+//! falls when the *least* queueing delay of a window is high compared with how much the delay varies:
+//! jitter leaves some packets hardly delayed, a standing queue none. Random loss without queueing is not congestion
 //! and is answered with redundancy, not with a lower rate; loss with a queue is.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::Feedback;
 
 /// Packets whose sending is remembered: 2.5 s of 10 ms frames.
 const SENT: usize = 256;
 
-/// Least queueing delay of a report from which the queue counts as standing, in ms. Chosen: two
+/// Least queueing delay of a window from which the queue counts as standing, in ms. Chosen: two
 /// to three packets; a user notices from about 100 ms on.
 const STANDING_MS: f64 = 25.0;
+
+/// Jitter lifts even the least delay of a window. What counts as standing is higher by this many
+/// mean deviations of the delay from its own trend; a queue without jitter has next to none.
+const STANDING_DEVIATIONS: f64 = 2.0;
 
 /// Share of the standing queue below which the rate may rise.
 const CLEAR_SHARE: f64 = 0.4;
 
-/// On a path with much jitter even the least of a report is high, whatever the rate: what counts as
-/// standing follows it by this share of a report when above, and when below, up to a bound.
-const FOLLOW_UP: f64 = 0.1;
-const FOLLOW_DOWN: f64 = 0.03;
-const STANDING_MS_MAX: f64 = 150.0;
+/// Packets looked back on, in ms of sending and in number at most and least.
+const WINDOW_MS: f64 = 800.0;
+const WINDOW_PACKETS: usize = 96;
+const WINDOW_PACKETS_MIN: usize = 5;
+
+/// Delay that no change of ours changes is forgotten at this rate.
+const FOREIGN_KEPT_PER_S: f64 = 0.97;
+
+/// Longest delay that a report can tell, in ms.
+const QUEUEING_MS_MAX: f64 = 254.0;
 
 /// Factor on the rate that got through, when the queue stands.
-const DECREASE: f64 = 0.85;
+const DECREASE: f64 = 0.93;
 
-/// Growth per second while the queue is clear, and while it has never stood.
-const INCREASE_PER_S: f64 = 1.08;
+/// Factor on that while the queue drains, and how long at most.
+const DRAIN: f64 = 0.75;
+const DRAIN_MAX: Duration = Duration::from_secs(3);
+
+/// Growth per second while the queue is clear: where the path was never full, where it once was,
+/// and there below [`LOW`].
 const INCREASE_PER_S_START: f64 = 1.5;
+const INCREASE_PER_S: f64 = 1.08;
+const INCREASE_PER_S_LOW: f64 = 1.03;
+
+/// Bit/s below which more than was proven is tried with care: there a queue is deep at once.
+const LOW: f64 = 16_000.0;
+
+/// Once full, a path is filled to this share of what got through, and probed for more only after a
+/// while, longer each time that the answer was the same.
+const FILL: f64 = 0.98;
+const PROBE_AFTER: Duration = Duration::from_secs(8);
+const PROBE_AFTER_MAX: Duration = Duration::from_secs(64);
+
+/// Rates this near each other, as shares, are the same.
+const SAME: core::ops::Range<f64> = 0.85..1.18;
+
+/// Without any report for so long the path counts as full: reports drown in the same queue. Chosen:
+/// six of the slowest reports on a rich path; 30 % of random loss then fakes it once in minutes.
+const SILENCE: Duration = Duration::from_millis(1_600);
+const SILENCE_AGAIN: Duration = Duration::from_millis(800);
+const SILENCE_DECREASE: f64 = 0.5;
+
+/// A sender that was quiet for this long has no reports to miss.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// Below this rate reports are rare anyway and silence says nothing.
+const SILENCE_RATE_MIN: f64 = 20_000.0;
 
 /// Time constants of smoothing in reports.
 const LOSS_SMOOTHING_PACKETS: f64 = 150.0;
@@ -42,32 +81,74 @@ const REORDERED: u16 = 2;
 const RATE_MIN: f64 = 9_600.0;
 const RATE_MAX: f64 = 192_000.0;
 
-/// Least squares of queueing delay over sending time.
-#[derive(Default)]
-struct Trend {
-    count: f64,
-    x: f64,
-    y: f64,
-    xx: f64,
-    xy: f64,
+/// One packet of which a report told.
+#[derive(Clone, Copy, Debug, Default)]
+struct Told {
+    sent_ms: f64,
+    wire_bytes: usize,
+    queueing_ms: Option<f64>,
 }
 
-impl Trend {
-    fn add(&mut self, x: f64, y: f64) {
-        self.count += 1.0;
-        self.x += x;
-        self.y += y;
-        self.xx += x * x;
-        self.xy += x * y;
+/// What the packets of the last [`WINDOW_MS`] say together.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Window {
+    least_ms: f64,
+    mean_ms: f64,
+    /// Milliseconds of queue per millisecond of sending.
+    slope: f64,
+    /// Mean absolute deviation from that line.
+    deviation_ms: f64,
+    lost: f64,
+    /// Bit/s that arrived.
+    through: f64,
+}
+
+impl Window {
+    /// Of the packets told of, oldest first.
+    fn of<'t>(told: impl Iterator<Item = &'t Told> + Clone, newest_ms: f64) -> Option<Self> {
+        let told = || told.clone().filter(|t| newest_ms - t.sent_ms <= WINDOW_MS);
+        let arrived = || told().filter_map(|t| Some((t.sent_ms - newest_ms, t.queueing_ms?)));
+        let count = arrived().count() as f64;
+        if told().count() < WINDOW_PACKETS_MIN || count < 2.0 {
+            return None;
+        }
+        let (x_mean, y_mean) =
+            arrived().fold((0.0, 0.0), |(x, y), (ax, ay)| (x + ax / count, y + ay / count));
+        let spread: f64 = arrived().map(|(x, _)| (x - x_mean).powi(2)).sum();
+        let both: f64 = arrived().map(|(x, y)| (x - x_mean) * (y - y_mean)).sum();
+        let slope = if spread < 1.0 { 0.0 } else { both / spread };
+        let (mut first_ms, mut last_ms, mut bytes) = (f64::INFINITY, f64::NEG_INFINITY, 0.0);
+        for told in told() {
+            let Some(queueing_ms) = told.queueing_ms else { continue };
+            // What came first only marks when the counting starts.
+            bytes += if first_ms.is_finite() { told.wire_bytes as f64 } else { 0.0 };
+            first_ms = first_ms.min(told.sent_ms + queueing_ms);
+            last_ms = last_ms.max(told.sent_ms + queueing_ms);
+        }
+        let off = |(x, y): (f64, f64)| (y - y_mean - slope * (x - x_mean)).abs();
+        Some(Self {
+            least_ms: arrived().map(|(_, y)| y).fold(f64::INFINITY, f64::min),
+            mean_ms: y_mean,
+            slope,
+            deviation_ms: arrived().map(off).sum::<f64>() / count,
+            lost: 1.0 - count / told().count() as f64,
+            through: bytes * 8e3 / (last_ms - first_ms).max(1.0),
+        })
     }
 
-    /// Milliseconds of queue per millisecond of sending; 0 with fewer than five packets.
-    fn slope(&self) -> f64 {
-        let spread = self.count * self.xx - self.x * self.x;
-        if self.count < 5.0 || spread < 1.0 {
-            return 0.0;
-        }
-        (self.count * self.xy - self.x * self.y) / spread
+    fn standing_ms(&self, foreign_ms: f64) -> f64 {
+        STANDING_MS + STANDING_DEVIATIONS * self.deviation_ms + foreign_ms
+    }
+
+    fn is_clear(&self, foreign_ms: f64) -> bool {
+        self.least_ms < foreign_ms + self.standing_ms(0.0) * CLEAR_SHARE
+    }
+
+    fn is_congested(&self, foreign_ms: f64) -> bool {
+        // A queue that grows fast needs no window's time to be known, nor one that drops.
+        let standing_ms = self.standing_ms(foreign_ms);
+        let growing = self.slope > 0.15 && self.mean_ms > standing_ms;
+        self.least_ms > standing_ms || (self.lost > 0.08 && growing)
     }
 }
 
@@ -77,7 +158,16 @@ pub(super) struct PathEstimator {
     sent: Box<[Option<(u16, Instant, usize)>; SENT]>,
     counted: Option<u16>,
     rate: f64,
-    congested_before: bool,
+    /// Bit/s that got through when the path was last full.
+    capacity: Option<f64>,
+    probe_after: Duration,
+    probe_at: Option<Instant>,
+    drain_until: Option<Instant>,
+    last_sent: Option<Instant>,
+    silent_since: Option<Instant>,
+    told: Box<[Told; WINDOW_PACKETS]>,
+    told_len: usize,
+    told_next: usize,
     last_report: Option<Instant>,
     first_sent: Option<Instant>,
     hold_until: Option<Instant>,
@@ -88,8 +178,11 @@ pub(super) struct PathEstimator {
     in_burst: bool,
     round_trip_ms: Option<f64>,
     queueing_ms: f64,
-    least_ms: f64,
-    standing_ms: f64,
+    congested: bool,
+    /// Least delay that is not ours to change, in ms.
+    foreign_ms: f64,
+    /// Mean delay when the rate was lowered, until the queue is gone.
+    lowered_at_ms: Option<f64>,
     missed: f64,
     playout_delay_ms: f64,
 }
@@ -101,7 +194,15 @@ impl PathEstimator {
             sent: Box::new([None; SENT]),
             counted: None,
             rate: f64::from(rate).clamp(RATE_MIN, RATE_MAX),
-            congested_before: false,
+            capacity: None,
+            probe_after: PROBE_AFTER,
+            probe_at: None,
+            drain_until: None,
+            last_sent: None,
+            silent_since: None,
+            told: Box::new([Told::default(); WINDOW_PACKETS]),
+            told_len: 0,
+            told_next: 0,
             last_report: None,
             first_sent: None,
             hold_until: None,
@@ -112,8 +213,9 @@ impl PathEstimator {
             in_burst: false,
             round_trip_ms: None,
             queueing_ms: 0.0,
-            least_ms: 0.0,
-            standing_ms: STANDING_MS,
+            congested: false,
+            foreign_ms: 0.0,
+            lowered_at_ms: None,
             missed: 0.0,
             playout_delay_ms: 0.0,
         }
@@ -122,6 +224,15 @@ impl PathEstimator {
     /// Notes a packet sent, with its length on the wire.
     pub(super) fn sent(&mut self, now: Instant, sequence: u16, wire_bytes: usize) {
         self.sent[usize::from(sequence) % SENT] = Some((sequence, now, wire_bytes));
+        let paused = self.last_sent.is_none_or(|last| now.saturating_duration_since(last) > PAUSE);
+        self.last_sent = Some(now);
+        let since = *self.silent_since.get_or_insert(now);
+        if paused {
+            self.silent_since = Some(now);
+        } else if now.saturating_duration_since(since) >= SILENCE && self.rate > SILENCE_RATE_MIN {
+            self.rate = (self.rate * SILENCE_DECREASE).max(RATE_MIN);
+            self.silent_since = now.checked_sub(SILENCE - SILENCE_AGAIN);
+        }
     }
 
     fn find(&self, sequence: u16) -> Option<(Instant, usize)> {
@@ -139,9 +250,7 @@ impl PathEstimator {
             let before_ms = self.round_trip_ms.unwrap_or(sample_ms);
             self.round_trip_ms = Some(before_ms + 0.125 * (sample_ms - before_ms));
         }
-        let congested = self.least_ms > self.standing_ms * CLEAR_SHARE;
-        let mut trend = Trend::default();
-        let (mut least_ms, mut sum_ms, mut arrived, mut lost) = (f64::INFINITY, 0.0, 0.0, 0.0);
+        let (mut sum_ms, mut arrived) = (0.0, 0.0);
         // The last two may be late only: the next report has them again.
         let decided = feedback.newest_sequence.wrapping_sub(REORDERED);
         for (sequence, queueing) in feedback.packets() {
@@ -152,74 +261,106 @@ impl PathEstimator {
                 continue;
             }
             // What a full queue drops is no reason for redundancy, which would fill it more.
-            if !congested || queueing.is_some() {
+            if !self.congested || queueing.is_some() {
                 self.count(queueing.is_none());
             }
-            if let (Some(ms), Some((sent, _))) = (queueing, self.find(sequence)) {
+            let queueing_ms = queueing.map(f64::from);
+            if let Some((sent, wire_bytes)) = self.find(sequence) {
                 let since = *self.first_sent.get_or_insert(sent);
-                let at_ms = sent.saturating_duration_since(since).as_secs_f64() * 1e3;
-                trend.add(at_ms, f64::from(ms));
+                let sent_ms = sent.saturating_duration_since(since).as_secs_f64() * 1e3;
+                self.told[self.told_next] = Told { sent_ms, wire_bytes, queueing_ms };
+                self.told_next = (self.told_next + 1) % WINDOW_PACKETS;
+                self.told_len = (self.told_len + 1).min(WINDOW_PACKETS);
             }
-            match queueing {
-                Some(ms) => {
-                    least_ms = least_ms.min(f64::from(ms));
-                    sum_ms += f64::from(ms);
-                    arrived += 1.0;
-                }
-                None => lost += 1.0,
-            }
+            sum_ms += queueing_ms.unwrap_or(0.0);
+            arrived += f64::from(u8::from(queueing.is_some()));
         }
         self.counted = Some(decided);
-        if arrived == 0.0 {
-            return;
+        if arrived > 0.0 {
+            self.queueing_ms += 0.3 * (sum_ms / arrived - self.queueing_ms);
         }
-        self.queueing_ms += 0.3 * (sum_ms / arrived - self.queueing_ms);
         let seconds = self
             .last_report
             .map_or(0.0, |last| now.saturating_duration_since(last).as_secs_f64().min(1.0));
         self.last_report = Some(now);
-        let lost = lost / (lost + arrived);
-        self.adapt(now, least_ms, lost, trend.slope(), seconds, using);
+        self.silent_since = Some(now);
+        let (newer, older) = self.told.split_at(self.told_next);
+        let told = older.iter().chain(newer).skip(WINDOW_PACKETS - self.told_len);
+        let newest_ms = newer.last().or(older.last()).map_or(0.0, |told| told.sent_ms);
+        if let Some(window) = Window::of(told, newest_ms) {
+            self.adapt(now, window, seconds, using);
+        }
     }
 
-    fn adapt(
-        &mut self,
-        now: Instant,
-        least_ms: f64,
-        lost: f64,
-        slope: f64,
-        seconds: f64,
-        using: f64,
-    ) {
+    fn adapt(&mut self, now: Instant, window: Window, seconds: f64, using: f64) {
         let held = self.hold_until.is_some_and(|until| now < until);
-        let standing_ms = self.standing_ms;
-        let clear_ms = standing_ms * CLEAR_SHARE;
-        let losing_in_queue = lost > 0.08 && least_ms > clear_ms && slope > 0.05;
-        if least_ms > standing_ms || losing_in_queue {
+        self.congested = window.is_congested(self.foreign_ms);
+        if self.congested {
             if !held {
-                // A queue that grows by `slope` seconds a second passes 1 / (1 + slope).
-                let through = using * (1.0 - lost) / (1.0 + slope.clamp(0.0, 4.0));
-                // A deep queue must also be drained, not only fed no faster.
-                let drain = (1.0 - (least_ms - standing_ms).max(0.0) / 1_000.0).max(0.6);
-                self.rate = self.rate.min(through) * DECREASE * drain;
-                self.congested_before = true;
-                // The effect is seen one round trip and one report later.
-                let wait_ms = self.round_trip_ms.unwrap_or(200.0) + 250.0;
-                self.hold_until =
-                    now.checked_add(std::time::Duration::from_secs_f64(wait_ms / 1e3));
+                self.decrease(now, window);
             }
-        } else if least_ms < clear_ms && !held {
-            let growth = if self.congested_before { INCREASE_PER_S } else { INCREASE_PER_S_START };
-            // Growing beyond what is used proves nothing about the path.
-            if self.rate < using * 1.3 + 4_000.0 {
-                self.rate *= growth.powf(seconds);
+        } else {
+            self.lowered_at_ms = None;
+            if window.is_clear(self.foreign_ms) {
+                self.drain_until = None;
+                // Growing beyond what is used proves nothing about the path.
+                if !held && self.rate < using * 1.3 + 4_000.0 {
+                    self.grow(now, seconds);
+                }
             }
         }
+        self.foreign_ms *= FOREIGN_KEPT_PER_S.powf(seconds);
         self.rate = self.rate.clamp(RATE_MIN, RATE_MAX);
-        let follow = if least_ms > standing_ms { FOLLOW_UP } else { FOLLOW_DOWN };
-        let followed_ms = standing_ms + follow * (least_ms - standing_ms);
-        self.standing_ms = followed_ms.clamp(STANDING_MS, STANDING_MS_MAX);
-        self.least_ms += 0.3 * (least_ms - self.least_ms);
+        self.drain_until = self.drain_until.filter(|until| now < *until);
+    }
+
+    fn grow(&mut self, now: Instant, seconds: f64) {
+        let Some(capacity) = self.capacity else {
+            self.rate *= INCREASE_PER_S_START.powf(seconds);
+            return;
+        };
+        let full = capacity * FILL;
+        if self.rate < full {
+            self.rate = (self.rate * INCREASE_PER_S.powf(seconds)).min(full);
+        } else if self.probe_at.is_none_or(|at| now >= at) {
+            let growth = if self.rate < LOW { INCREASE_PER_S_LOW } else { INCREASE_PER_S };
+            self.rate *= growth.powf(seconds);
+        }
+    }
+
+    fn decrease(&mut self, now: Instant, window: Window) {
+        // The effect is seen one round trip and one window later.
+        let wait_ms = self.round_trip_ms.unwrap_or(200.0) + WINDOW_MS;
+        self.hold_until = now.checked_add(Duration::from_secs_f64(wait_ms / 1e3));
+        let draining = window.slope < -0.05
+            || self.lowered_at_ms.is_some_and(|before_ms| window.mean_ms < 0.8 * before_ms);
+        let saturated = window.least_ms >= QUEUEING_MS_MAX;
+        match self.lowered_at_ms {
+            Some(_) if draining => {}
+            Some(_) if !saturated => {
+                // Sending less changed nothing: jitter, or somebody else's queue.
+                self.foreign_ms = 1.25 * window.least_ms;
+                self.lowered_at_ms = None;
+                self.capacity = None;
+                self.drain_until = None;
+            }
+            _ => {
+                self.lowered_at_ms = Some(window.mean_ms);
+                let as_before = self.capacity.is_some_and(|c| SAME.contains(&(window.through / c)));
+                self.probe_after = match as_before {
+                    true => (self.probe_after * 2).min(PROBE_AFTER_MAX),
+                    false => PROBE_AFTER,
+                };
+                self.probe_at = now.checked_add(self.probe_after);
+                self.capacity = Some(window.through);
+                self.rate = self.rate.min(window.through * DECREASE);
+                self.drain_until = now.checked_add(DRAIN_MAX);
+                if window.lost > 0.05 {
+                    // The queue dropped them: no reason for redundancy.
+                    (self.loss, self.loss_known, self.bursts, self.lost) = (0.0, 0.0, 0.0, 0.0);
+                }
+            }
+        }
     }
 
     fn count(&mut self, lost: bool) {
@@ -249,7 +390,8 @@ impl PathEstimator {
 
     /// Bit/s on the wire, headers included.
     pub(super) fn rate(&self) -> f64 {
-        self.rate
+        let drain = if self.drain_until.is_some() { DRAIN } else { 1.0 };
+        (self.rate * drain).max(RATE_MIN)
     }
 
     /// Round trip in ms.
