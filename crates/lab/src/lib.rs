@@ -8,6 +8,7 @@ pub mod emulator;
 pub mod experiments;
 pub mod matrix;
 pub mod measure;
+pub mod mobility;
 pub mod network;
 pub mod proxy;
 pub mod pulse;

@@ -131,6 +131,8 @@ fn config(controlling: bool, reveal_addresses: bool, relays: Vec<RelayServer>) -
         reveal_addresses,
         stun_servers: Vec::new(),
         relays,
+        reserve_relays: Vec::new(),
+        relay_updates: None,
         relay_tls: None,
         loopback: true,
         proxy: cooee_node::transport::ProxyConfig::none(),

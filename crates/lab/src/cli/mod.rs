@@ -7,6 +7,7 @@ mod bench;
 mod cost;
 mod experiment;
 mod matrix;
+mod mobility;
 mod topology;
 mod voice;
 
@@ -55,6 +56,8 @@ pub enum LabCommand {
     Matrix(matrix::MatrixArgs),
     /// Compare sound and delay with other telephones on good and bad networks
     Voice(voice::VoiceArgs),
+    /// Break the network under running calls and measure the gap in sound
+    Mobility(mobility::MobilityArgs),
 }
 
 /// Runs a command of the laboratory.
@@ -78,5 +81,6 @@ pub fn run(command: LabCommand, json: bool) -> Result<()> {
         LabCommand::Cost(arguments) => cost::cost(&arguments, json),
         LabCommand::Matrix(arguments) => matrix::run(&arguments, json),
         LabCommand::Voice(arguments) => voice::run(&arguments, json),
+        LabCommand::Mobility(arguments) => mobility::run(&arguments, json),
     }
 }

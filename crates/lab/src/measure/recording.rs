@@ -39,6 +39,24 @@ struct Gap {
     samples: u64,
 }
 
+/// What one ear heard, and when.
+#[derive(Clone, Debug)]
+pub struct Ear {
+    /// Samples per second.
+    pub rate_hz: u32,
+    /// The sound, full scale 1.
+    pub samples: Vec<f32>,
+    /// When the first sample was heard, on CLOCK_MONOTONIC.
+    pub sample_0_ns: u64,
+}
+
+/// Reads a recording with its time base.
+pub fn read_ear(path: &Path) -> anyhow::Result<Ear> {
+    let base = time_base(path)?;
+    let (samples, rate_hz) = read_mono(path)?;
+    Ok(Ear { rate_hz, samples, sample_0_ns: base.sample_0_ns })
+}
+
 impl Recording {
     /// Puts a recording of the mouth and one of the ear together by their time bases.
     pub fn from_pair(mouth: &Path, ear: &Path) -> anyhow::Result<Self> {

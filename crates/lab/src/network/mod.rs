@@ -3,6 +3,7 @@
 //! Names are prefixed so that several networks can stand side by side. Dropping a [`Network`]
 //! takes it down; the sandbox takes down whatever is left.
 
+mod fault;
 mod gateway;
 
 pub(crate) use gateway::PROXY_PORT;
@@ -73,7 +74,7 @@ impl Network {
         Ok(network)
     }
 
-    /// The topology as it stands, with what was changed since.
+    /// The topology as it was brought up.
     pub fn topology(&self) -> &Topology {
         &self.topology
     }
@@ -119,14 +120,10 @@ impl Network {
     }
 
     /// Replaces a gateway's rules while it runs, as when a firewall is switched on in a call.
-    pub fn change_gateway(&mut self, changed: &Gateway) -> Result<()> {
-        let place = self
-            .topology
-            .gateways
-            .iter_mut()
-            .find(|gateway| gateway.name == changed.name)
-            .with_context(|| format!("no gateway \"{}\"", changed.name))?;
-        *place = changed.clone();
+    /// [`Self::topology`] goes on to say what was brought up.
+    pub fn change_gateway(&self, changed: &Gateway) -> Result<()> {
+        let known = self.topology.gateways.iter().any(|gateway| gateway.name == changed.name);
+        anyhow::ensure!(known, "no gateway \"{}\"", changed.name);
         self.load_rules(changed)
     }
 

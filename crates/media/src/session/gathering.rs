@@ -126,6 +126,11 @@ impl MediaSession {
         Ok(id)
     }
 
+    /// Whether any relay has an allocation for this session now.
+    pub fn has_relay(&self) -> bool {
+        self.relays.values().any(|relay| relay.relayed().is_some())
+    }
+
     /// Moves a UDP relay to another local socket after a change of network.
     pub fn move_relay(
         &mut self,

@@ -14,7 +14,7 @@ use std::{
 
 use super::{
     Direction, LocalPath, MediaSession, Output, PathKind, Phase, SessionEvent, TimerReason,
-    path::PathNumber,
+    path::{Path, PathNumber},
     profile::CIPHER,
     report::{Heard, Report},
     reporting::{FRESH_SLOW, HOLD_INTERVAL, WARM_INTERVAL},
@@ -26,8 +26,8 @@ const SILENCE_MIN: Duration = Duration::from_millis(200);
 const FRESH: Duration = Duration::from_millis(2_000);
 /// How long voice leaves twice after a suspicion.
 const DUPLICATION: Duration = Duration::from_millis(500);
-/// On how many other paths: the warm one first.
-const COPIES_MAX: usize = 3;
+/// On how many other paths, each by another local way if possible.
+const COPIES_MAX: usize = 4;
 /// The peer heard nothing of flowing voice for so long: worse than jitter (chosen).
 const UNHEARD_MIN: Duration = Duration::from_millis(150);
 /// Nothing heard for so long, on any path: say so.
@@ -171,12 +171,8 @@ impl MediaSession {
     pub(super) fn send_voice_bytes(&mut self, now: Instant, bytes: Vec<u8>) {
         let media = self.liveness.media;
         if self.liveness.in_trouble(now) {
-            let others = self.paths.iter().filter(|path| Some(path.number) != media);
-            let mut others: Vec<_> = others.filter(|path| path.is_fresh(now, FRESH_SLOW)).collect();
-            others.sort_by_key(|path| Some(path.number) != self.liveness.warm);
-            let others: Vec<_> =
-                others.iter().take(COPIES_MAX).map(|path| path.description).collect();
-            for path in others {
+            let except = (media, self.liveness.warm);
+            for path in self.paths.copies(now, FRESH_SLOW, except, COPIES_MAX) {
                 self.send_via(now, path.local, path.remote, bytes.clone());
             }
         }
@@ -284,11 +280,12 @@ impl MediaSession {
             return;
         }
         self.liveness.duplicate_until = Some(now + DUPLICATION);
-        let better = self
-            .paths
-            .best(now, FRESH_SLOW, Some(media))
-            .map(|path| path.number)
-            .filter(|other| Duration::from_millis(age_of(*other)) + SILENCE_MIN / 2 < age);
+        // Whatever else is broken too: only a path that the peer has heard since counts.
+        let is_heard = |path: &Path| {
+            let heard_ago = Duration::from_millis(age_of(path.number));
+            path.number != media && heard_ago + SILENCE_MIN / 2 < age
+        };
+        let better = self.paths.best_where(now, FRESH_SLOW, is_heard).map(|path| path.number);
         if let Some(other) = better {
             let path = path.description;
             let deaf = SessionEvent::PathDeaf { direction: Direction::Outbound, path };

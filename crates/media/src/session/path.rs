@@ -172,11 +172,48 @@ impl Paths {
         span: Duration,
         except: Option<PathNumber>,
     ) -> Option<&Path> {
+        self.best_where(now, span, |path| Some(path.number) != except)
+    }
+
+    /// The best working path for which something holds.
+    pub(super) fn best_where(
+        &self,
+        now: Instant,
+        span: Duration,
+        holds: impl Fn(&Path) -> bool,
+    ) -> Option<&Path> {
         self.entries
             .iter()
-            .filter(|path| Some(path.number) != except && path.is_fresh(now, span))
+            .filter(|path| holds(path) && path.is_fresh(now, span))
             .filter(|path| path.not_before.is_none_or(|at| at <= now))
             .min_by_key(|path| (path.score_ms(), path.number))
+    }
+
+    /// Paths that worked lately, at most `count`, to send copies by: the warm one first, then those
+    /// on which something came in last, each local way once before any is taken twice.
+    pub(super) fn copies(
+        &self,
+        now: Instant,
+        span: Duration,
+        (media, warm): (Option<PathNumber>, Option<PathNumber>),
+        count: usize,
+    ) -> Vec<PathDescription> {
+        let others = self.entries.iter().filter(|path| Some(path.number) != media);
+        let mut others: Vec<_> = others.filter(|path| path.is_fresh(now, span)).collect();
+        let heard_ago = |path: &Path| path.heard_at.map(|at| now.saturating_duration_since(at));
+        others.sort_by_key(|path| {
+            let ago = heard_ago(path).map_or(u128::MAX, |ago| ago.as_millis());
+            (Some(path.number) != warm, ago, path.number)
+        });
+        let mut chosen: Vec<PathDescription> = Vec::new();
+        let mut again = Vec::new();
+        for path in others {
+            let is_used = chosen.iter().any(|other| other.local == path.description.local);
+            if is_used { &mut again } else { &mut chosen }.push(path.description);
+        }
+        chosen.extend(again);
+        chosen.truncate(count);
+        chosen
     }
 
     /// The second path to keep warm: working, and sharing as little as possible with `media`.

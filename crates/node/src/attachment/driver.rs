@@ -21,7 +21,10 @@ use super::{
     connection::{self, Served},
     watch_request,
 };
-use crate::transport::{ControlChannel, Dialer, TransportError};
+use crate::{
+    network_watch,
+    transport::{ControlChannel, Dialer, TransportError},
+};
 
 /// What the handles want.
 pub(super) enum Command {
@@ -106,9 +109,7 @@ impl Driver {
             };
             tokio::select! {
                 command = commands.recv() => match command {
-                    Some(Command::NetworkChanged) => {
-                        self.machine.handle_network_change(self.now());
-                    }
+                    Some(Command::NetworkChanged) => self.handle_network_change(),
                     Some(Command::SetBootstrap(addresses)) => {
                         self.machine.set_bootstrap(self.now(), addresses);
                     }
@@ -155,6 +156,24 @@ impl Driver {
             Input::Drain(id, try_these) => self.machine.handle_drain(now, id, &try_these),
             Input::Report(addresses) => self.machine.handle_report(now, &addresses),
         }
+    }
+
+    /// Connections from addresses that this machine no longer has are lost now, not when somebody
+    /// notices.
+    fn handle_network_change(&mut self) {
+        let addresses = network_watch::addresses();
+        let dead = self.channels.iter().filter(|(_, channel)| {
+            let ip = channel.connection().local_address().ip();
+            !ip.is_loopback() && !addresses.contains(&ip.to_canonical())
+        });
+        let dead: Vec<AttemptId> = dead.map(|(id, _)| *id).collect();
+        for id in dead {
+            if let Some(channel) = self.channels.get(&id) {
+                channel.connection().close();
+            }
+            self.handle(Input::Lost(id));
+        }
+        self.machine.handle_network_change(self.now());
     }
 
     fn attached(&mut self, now: Now, id: AttemptId, connected: Connected) {

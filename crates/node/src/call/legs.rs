@@ -4,7 +4,10 @@
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use cooee_media::{
-    session::{CandidateKind, DtlsRole, RemoteCandidate, SessionEvent, TransportParameters},
+    session::{
+        CandidateKind, DtlsRole, PathDescription, RemoteCandidate, SessionEvent,
+        TransportParameters,
+    },
     voice::{PAYLOAD_TYPE_OPUS, PAYLOAD_TYPE_REDUNDANT},
 };
 use cooee_proto::{
@@ -35,6 +38,9 @@ const STATISTICS_INTERVAL: Duration = Duration::from_secs(1);
 pub trait LegResources: Send + Sync + 'static {
     /// STUN servers, relays with credentials, and whether addresses may be told at once.
     fn transport(&self, controlling: bool, reveal_addresses: bool) -> MediaLegConfig;
+
+    /// The voice of a call takes this path now; none: the leg has ended. For people to see.
+    fn path_changed(&self, _call: CallId, _path: Option<PathDescription>) {}
 
     /// Sound devices and voice settings of a call.
     fn sound(&self, call: CallId) -> (AudioConfig, CallSound);
@@ -129,6 +135,7 @@ impl Leg {
                 _ = look.tick() => self.tell_statistics().await,
             }
         };
+        self.resources.path_changed(self.id.call, None);
         let counts = self.counts();
         self.sound = None;
         let session = self.media.close().await;
@@ -192,6 +199,9 @@ impl Leg {
 
     async fn handle_event(&mut self, event: SessionEvent) {
         let leg = self.id;
+        if let SessionEvent::Connected { path, .. } | SessionEvent::PathChanged(path) = &event {
+            self.resources.path_changed(leg.call, Some(*path));
+        }
         let event = match event {
             SessionEvent::CandidateFound(found) => MediaEvent::Candidate {
                 leg,

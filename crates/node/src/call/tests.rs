@@ -88,6 +88,8 @@ impl LegResources for Headless {
             reveal_addresses,
             stun_servers: Vec::new(),
             relays: Vec::new(),
+            reserve_relays: Vec::new(),
+            relay_updates: None,
             relay_tls: None,
             loopback: true,
             proxy: crate::transport::ProxyConfig::none(),

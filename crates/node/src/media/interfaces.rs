@@ -20,7 +20,7 @@ const ADDRESSES_MAX: usize = 8;
 
 /// Addresses of interfaces that are up, without link-local ones; loopback only if there is nothing
 /// else or it is asked for. A failure of the system gives none.
-pub(super) fn host_addresses(loopback: bool) -> BTreeSet<IpAddr> {
+pub(crate) fn host_addresses(loopback: bool) -> BTreeSet<IpAddr> {
     let Ok(interfaces) = getifaddrs() else { return BTreeSet::new() };
     let up = interfaces.filter(|one| one.flags.contains(InterfaceFlags::IFF_UP));
     let all: BTreeSet<IpAddr> = up

@@ -24,11 +24,14 @@ use super::{
 };
 use crate::{
     audio::link::{VoiceMessage, VoiceReader, VoiceWriter},
+    network_watch::NetworkWatch,
     udp::MediaPort,
 };
 
 /// How often the machine's addresses are looked at.
 const INTERFACES_INTERVAL: Duration = Duration::from_secs(2);
+/// When the relays held in reserve are opened: not while every packet counts for the set-up.
+const RESERVE_AFTER: Duration = Duration::from_secs(1);
 /// How old published statistics get.
 const STATISTICS_INTERVAL: Duration = Duration::from_millis(250);
 /// Time for the last bytes to leave on streams.
@@ -59,7 +62,9 @@ pub(super) struct LegTask {
     hold: bool,
     hosts: BTreeSet<SocketAddr>,
     interfaces_due: Instant,
-    relays: Vec<(RelayId, SocketAddr)>,
+    network: NetworkWatch,
+    reserve_due: Option<Instant>,
+    relays: Vec<(RelayId, SocketAddr, RelayTransport)>,
     relay_socket: Option<SocketAddr>,
     wake: Instant,
     ended: bool,
@@ -88,6 +93,8 @@ impl LegTask {
             hold: false,
             hosts: BTreeSet::new(),
             interfaces_due: now + INTERFACES_INTERVAL,
+            network: NetworkWatch::new(),
+            reserve_due: Some(now + RESERVE_AFTER),
             relays: Vec::new(),
             relay_socket: None,
             wake: now,
@@ -117,15 +124,24 @@ impl LegTask {
 
     async fn step(&mut self) {
         let wake = self.wake.min(self.interfaces_due);
+        let wake = self.reserve_due.map_or(wake, |due| due.min(wake));
         let voice = async {
             match &mut self.voice {
                 Some((reader, _)) => reader.receive().await,
                 None => std::future::pending().await,
             }
         };
+        let updates = async {
+            match &mut self.config.relay_updates {
+                Some(updates) => updates.changed().await.is_ok(),
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             arrival = self.sockets.receive() => self.handle_arrival(&arrival),
             message = voice => self.handle_voice(message),
+            () = self.network.changed() => self.update_hosts(Instant::now()),
+            go_on = updates => self.learn_relays(go_on),
             command = self.commands.recv() => self.handle_command(command),
             Some((relay, event)) = self.streams.next() => {
                 let now = Instant::now();
@@ -143,10 +159,39 @@ impl LegTask {
                     self.interfaces_due = now + INTERFACES_INTERVAL;
                     self.update_hosts(now);
                 }
+                if self.reserve_due.is_some_and(|due| due <= now) {
+                    self.open_reserve(now);
+                }
                 self.session.handle_timeout(now);
             }
         }
         self.drain();
+    }
+
+    fn open_reserve(&mut self, now: Instant) {
+        self.reserve_due = None;
+        for relay in std::mem::take(&mut self.config.reserve_relays) {
+            self.add_relay(now, relay);
+        }
+    }
+
+    /// Adds what is new among the relays that are known now.
+    fn learn_relays(&mut self, go_on: bool) {
+        let Some(updates) = self.config.relay_updates.as_mut().filter(|_| go_on) else {
+            self.config.relay_updates = None;
+            return;
+        };
+        let known = updates.borrow_and_update().clone();
+        let is_new = |relay: &RelayServer| {
+            let same = |(_, address, transport): &(_, SocketAddr, RelayTransport)| {
+                (*address, *transport) == (relay.address, relay.transport)
+            };
+            !self.relays.iter().any(same)
+        };
+        let new: Vec<_> = known.into_iter().filter(is_new).collect();
+        for relay in new {
+            self.add_relay(Instant::now(), relay);
+        }
     }
 
     fn handle_arrival(&mut self, arrival: &Arrival) {
@@ -202,14 +247,14 @@ impl LegTask {
     }
 
     fn add_relay(&mut self, now: Instant, relay: RelayServer) {
-        let address = relay.address;
+        let (address, transport) = (relay.address, relay.transport);
         let local = if relay.transport == RelayTransport::Udp {
             self.relay_socket_for(address)
         } else {
             Ok(SocketAddr::from(([0, 0, 0, 0], 0)))
         };
         match local.map(|local| self.session.add_relay(now, relay, local)) {
-            Ok(Ok(id)) => self.relays.push((id, address)),
+            Ok(Ok(id)) => self.relays.push((id, address, transport)),
             Ok(Err(error)) => tracing::debug!(%address, %error, "relay not used"),
             Err(error) => tracing::warn!(%address, %error, "no socket for a relay"),
         }
@@ -218,7 +263,7 @@ impl LegTask {
     /// An allocation belongs to the address that asked for it: with that gone, ask anew.
     fn move_relays(&mut self, now: Instant) {
         self.relay_socket = None;
-        for (id, address) in self.relays.clone() {
+        for (id, address, _) in self.relays.clone() {
             match self.relay_socket_for(address) {
                 Ok(socket) => {
                     // Only an unknown relay is refused, and these are known.
@@ -249,7 +294,9 @@ impl LegTask {
         let new: Vec<_> = current.difference(&self.hosts).copied().collect();
         let known_before = !self.hosts.is_empty();
         let changed = known_before && (!gone.is_empty() || !new.is_empty());
-        if known_before && !gone.is_empty() {
+        // Without a way out for a moment, the first try from the new address was lost.
+        let lost = !gone.is_empty() || (changed && !self.session.has_relay());
+        if known_before && lost {
             self.move_relays(now);
         }
         self.hosts = current;

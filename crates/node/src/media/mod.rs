@@ -23,6 +23,7 @@ use cooee_media::session::{
 use rustls::ClientConfig;
 use tokio::sync::{mpsc, watch};
 
+pub(crate) use self::interfaces::host_addresses;
 use self::leg::{Command, LegTask};
 use crate::{
     audio::link::{VoiceReader, VoiceWriter},
@@ -47,6 +48,11 @@ pub struct MediaLegConfig {
     pub stun_servers: Vec<SocketAddr>,
     /// Relays with minted credentials, best first: at least two if there are.
     pub relays: Vec<RelayServer>,
+    /// Relays by TCP or TLS that are opened a second after the others, and kept: UDP may be
+    /// blocked by now, or in the middle of the call.
+    pub reserve_relays: Vec<RelayServer>,
+    /// Relays that become known while the leg runs: further ones are added.
+    pub relay_updates: Option<watch::Receiver<Vec<RelayServer>>>,
     /// For relays over TLS: whom to trust, with ALPN `stun.turn`.
     pub relay_tls: Option<Arc<ClientConfig>>,
     /// Offer loopback addresses too (everything on one machine).

@@ -366,6 +366,7 @@ impl Node {
         let live = calls.live();
         let described = calls.list().into_iter().map(|call| {
             let mut shown = serde_json::to_value(&call).expect("own types serialise");
+            shown["path"] = serde_json::json!(self.voice.path_of(call.call));
             if let Some(statistics) = live.get(&call.call) {
                 shown["statistics"] = serde_json::to_value(statistics).expect("own types");
             }

@@ -20,6 +20,7 @@ use crate::{
     attachment::{AttachmentEvent, Incoming},
     call::CallNotice,
     login_server::{Session, unix_now},
+    network_watch::{self, NetworkWatch},
     profile::Profile,
     settings::Settings,
     transport::{Credentials, alpn},
@@ -82,6 +83,7 @@ pub(super) fn start(node: &Arc<Node>, incoming: Option<Incoming>, arrivals: Arri
         tokio::spawn(hand_on_attachment(Arc::downgrade(node), incoming.events));
         tokio::spawn(keep_relays(Arc::downgrade(node)));
         tokio::spawn(check_in_calls(Arc::downgrade(node)));
+        tokio::spawn(watch_network(Arc::downgrade(node)));
     }
     if let Some(calls) = &node.calls {
         tokio::spawn(hand_on_calls(Arc::downgrade(node), calls.subscribe()));
@@ -162,6 +164,23 @@ async fn hand_on_attachment(
             AttachmentEvent::ClockDiffers { by } => {
                 node.tell(json!({ "event": "clock_differs", "by_ms": by.as_millis() as u64 }));
             }
+        }
+    }
+}
+
+/// Looks for super nodes anew as soon as this machine's addresses have changed.
+async fn watch_network(node: Weak<Node>) {
+    let mut watch = NetworkWatch::new();
+    let mut known = network_watch::addresses();
+    loop {
+        watch.changed().await;
+        let Some(node) = node.upgrade() else { return };
+        let addresses = network_watch::addresses();
+        if addresses != known
+            && let Some(attachment) = &node.attachment
+        {
+            known = addresses;
+            attachment.network_changed().await;
         }
     }
 }

@@ -9,11 +9,13 @@ use std::{
 
 use cooee_media::{
     processing::ProcessingConfig,
-    session::{RelayServer, RelayTransport},
+    session::{PathDescription, RelayServer, RelayTransport},
 };
 use cooee_proto::{
     attachment::Udp, call::CallId, control::addresses_from_wire, wire::v1::TurnCredentials,
 };
+
+use tokio::sync::watch;
 
 use super::NodeError;
 use crate::{
@@ -36,14 +38,18 @@ pub(super) struct Voice {
     loopback: bool,
     proxy: ProxyConfig,
     state: Mutex<State>,
+    /// The relays of `state`, for the legs that run.
+    relay_updates: watch::Sender<Vec<RelayServer>>,
 }
 
 #[derive(Default)]
 struct State {
     relays: Vec<RelayServer>,
+    reserve: Vec<RelayServer>,
     stun_servers: Vec<SocketAddr>,
     relay_tls: Option<Arc<rustls::ClientConfig>>,
     chosen: BTreeMap<CallId, AudioConfig>,
+    paths: BTreeMap<CallId, PathDescription>,
 }
 
 impl Voice {
@@ -67,6 +73,7 @@ impl Voice {
             loopback: settings.loopback,
             proxy: settings.proxy()?,
             state: Mutex::default(),
+            relay_updates: watch::Sender::new(Vec::new()),
         })
     }
 
@@ -94,6 +101,11 @@ impl Voice {
         Ok(audio)
     }
 
+    /// How the voice of a call travels now, in words.
+    pub(super) fn path_of(&self, call: CallId) -> Option<String> {
+        self.state().paths.get(&call).map(|path| path.kind.to_string())
+    }
+
     /// Uses these devices for a call.
     pub(super) fn use_for(&self, call: CallId, audio: AudioConfig) {
         let mut state = self.state();
@@ -104,14 +116,14 @@ impl Voice {
     }
 
     /// Replaces the relays by those that the credentials are for. Where UDP is known to
-    /// work or not, only that way is worth a try.
+    /// work or not, only that way is worth a try at first; one way by TLS stays in reserve.
     pub(super) fn learn_relays(
         &self,
         credentials: &[TurnCredentials],
         udp: Udp,
         relay_tls: Option<Arc<rustls::ClientConfig>>,
     ) {
-        let mut relays = Vec::new();
+        let (mut relays, mut reserve) = (Vec::new(), Vec::new());
         let mut stun_servers = Vec::new();
         for minted in credentials {
             let addresses: Vec<_> = addresses_from_wire(&minted.addresses).into_iter().collect();
@@ -125,15 +137,22 @@ impl Voice {
                 Udp::Unknown => &[(RelayTransport::Udp, first), (RelayTransport::Tls, last)],
                 Udp::Blocked => &[(RelayTransport::Tls, last), (RelayTransport::Tcp, last)],
             };
-            relays.extend(ways.iter().map(|&(transport, address)| RelayServer {
+            let server = |&(transport, address): &(RelayTransport, SocketAddr)| RelayServer {
                 address,
                 transport,
                 username: minted.username.clone(),
                 password: minted.password.clone(),
-            }));
+            };
+            relays.extend(ways.iter().map(server));
+            if udp == Udp::Works {
+                // The last one known: the media most likely goes by the first.
+                reserve = vec![server(&(RelayTransport::Tls, last))];
+            }
         }
+        self.relay_updates.send_replace(relays.clone());
         let mut state = self.state();
         state.relays = relays;
+        state.reserve = reserve;
         state.stun_servers = stun_servers;
         state.relay_tls = relay_tls;
     }
@@ -147,10 +166,21 @@ impl LegResources for Voice {
             reveal_addresses,
             stun_servers: state.stun_servers.iter().copied().take(2).collect(),
             relays: state.relays.clone(),
+            reserve_relays: state.reserve.clone(),
+            relay_updates: Some(self.relay_updates.subscribe()),
             relay_tls: state.relay_tls.clone(),
             loopback: self.loopback,
             proxy: self.proxy.clone(),
         }
+    }
+
+    fn path_changed(&self, call: CallId, path: Option<PathDescription>) {
+        tracing::info!(%call, path = ?path.map(|path| path.kind.to_string()), "voice path");
+        let paths = &mut self.state().paths;
+        match path {
+            Some(path) => paths.insert(call, path),
+            None => paths.remove(&call),
+        };
     }
 
     fn sound(&self, call: CallId) -> (AudioConfig, CallSound) {

@@ -1,0 +1,79 @@
+//! `cooee lab mobility`.
+
+use std::{env, path::PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+use crate::{
+    mobility::{self, FAULTS, Fault, FaultReport, MobilityPlan},
+    sandbox,
+};
+
+/// `cooee lab mobility`.
+#[derive(Debug, clap::Args)]
+pub struct MobilityArgs {
+    /// Faults, with commas between; all by default
+    #[arg(long, value_delimiter = ',', value_name = "FAULT")]
+    faults: Vec<String>,
+    /// List the faults
+    #[arg(long)]
+    list: bool,
+    /// Networks at a time
+    #[arg(long, default_value_t = 3, value_name = "COUNT")]
+    parallel: usize,
+    /// One-way delay between each user and the core, in ms
+    #[arg(long, default_value_t = 25.0, value_name = "MS")]
+    delay_ms: f64,
+    /// Keep logs, profiles and recordings in this folder
+    #[arg(long, value_name = "FOLDER")]
+    keep: Option<PathBuf>,
+}
+
+pub(super) fn run(arguments: &MobilityArgs, json: bool) -> Result<()> {
+    if arguments.list {
+        FAULTS.iter().for_each(|fault| println!("{:<24} {}", fault.name, fault.about));
+        return Ok(());
+    }
+    let faults = faults(&arguments.faults)?;
+    sandbox::enter()?;
+    let program = env::current_exe().context("cannot find the running program")?;
+    let temporary = tempfile::tempdir()?;
+    let folder = arguments.keep.as_deref().unwrap_or(temporary.path());
+    std::fs::create_dir_all(folder)?;
+    let folder = std::fs::canonicalize(folder)?;
+    let plan = MobilityPlan { faults, parallel: arguments.parallel, delay_ms: arguments.delay_ms };
+    if !json {
+        println!("{:<24} {:>9} {:>9}  path before → after", "fault", "gap", "limit");
+    }
+    let reports = mobility::run(&plan, &program, &folder, |report| say(report, json));
+    if reports.iter().any(|report| !report.ok) {
+        bail!("a gap is longer than its limit, or the voice went on by the wrong path");
+    }
+    Ok(())
+}
+
+fn faults(names: &[String]) -> Result<Vec<&'static Fault>> {
+    if names.is_empty() {
+        return Ok(FAULTS.iter().collect());
+    }
+    let find = |name: &String| {
+        Fault::by_name(name)
+            .with_context(|| format!("no fault \"{name}\": `cooee lab mobility --list`"))
+    };
+    names.iter().map(find).collect()
+}
+
+fn say(report: &FaultReport, json: bool) {
+    if json {
+        println!("{}", serde_json::to_string(report).expect("own types serialise"));
+        return;
+    }
+    let verdict = if report.ok { "" } else { "  MISSED" };
+    println!(
+        "{:<24} {:>6} ms {:>6} ms  {} → {}{verdict}",
+        report.fault, report.gap_ms, report.limit_ms, report.path_before, report.path_after
+    );
+    if let Some(problem) = &report.problem {
+        println!("    {problem}");
+    }
+}
