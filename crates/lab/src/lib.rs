@@ -14,6 +14,7 @@ pub mod proxy;
 pub mod pulse;
 pub mod report;
 pub mod sandbox;
+pub mod setup;
 pub mod speech;
 pub mod topology;
 pub mod voice;

@@ -8,6 +8,7 @@ mod cost;
 mod experiment;
 mod matrix;
 mod mobility;
+mod setup;
 mod topology;
 mod voice;
 
@@ -58,6 +59,8 @@ pub enum LabCommand {
     Voice(voice::VoiceArgs),
     /// Break the network under running calls and measure the gap in sound
     Mobility(mobility::MobilityArgs),
+    /// Measure dialling to ringing, and the answer to the first sound
+    Setup(setup::SetupArgs),
 }
 
 /// Runs a command of the laboratory.
@@ -82,5 +85,6 @@ pub fn run(command: LabCommand, json: bool) -> Result<()> {
         LabCommand::Matrix(arguments) => matrix::run(&arguments, json),
         LabCommand::Voice(arguments) => voice::run(&arguments, json),
         LabCommand::Mobility(arguments) => mobility::run(&arguments, json),
+        LabCommand::Setup(arguments) => setup::run(&arguments, json),
     }
 }

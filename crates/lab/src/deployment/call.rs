@@ -50,19 +50,34 @@ impl User<'_> {
 
     /// Calls somebody and returns when it is answered.
     pub fn start_call(&self, to: &str, options: CallOptions) -> Result<OngoingCall> {
+        let mut call = self.dial(to, options)?;
+        call.wait_for_answer()?;
+        Ok(call)
+    }
+
+    /// Calls somebody and returns at once.
+    pub fn dial(&self, to: &str, options: CallOptions) -> Result<OngoingCall> {
         let talk = options.talk_s.to_string();
         let arguments = ["call", to, "--profile-dir", &self.profile, "--for", &talk];
         let name = format!("{}-calls-{to}", self.name);
         let process = self.deployment.daemon(&name, &self.host, &arguments)?;
         let talk = Duration::from_secs_f64(options.talk_s);
-        let mut call = OngoingCall { process, talk, ring_ms: None, setup_ms: None };
-        call.wait_for_answer()?;
-        Ok(call)
+        Ok(OngoingCall { process, talk, ring_ms: None, setup_ms: None })
     }
 }
 
 impl OngoingCall {
-    fn wait_for_answer(&mut self) -> Result<()> {
+    /// Waits until it rings at the other side; milliseconds since dialling, as the node saw it.
+    pub fn wait_for_ringing(&mut self) -> Result<f64> {
+        let ring_ms = self.process.wait_for("ringing", ANSWER_PATIENCE, |line| {
+            (line["phase"] == "remote_ringing").then(|| line["since_dialled_ms"].as_f64()).flatten()
+        })?;
+        self.ring_ms = Some(ring_ms);
+        Ok(ring_ms)
+    }
+
+    /// Waits until somebody has answered.
+    pub fn wait_for_answer(&mut self) -> Result<()> {
         let ring_ms = &mut self.ring_ms;
         let setup_ms = self.process.wait_for("answer", ANSWER_PATIENCE, |line| {
             let since_dialled = line["since_dialled_ms"].as_f64();

@@ -12,7 +12,7 @@
 //! few windows, which is checked and reported too.
 
 mod fault;
-mod sound;
+pub(crate) mod sound;
 
 use std::{
     path::Path,
@@ -238,7 +238,7 @@ fn paths(alice: &User<'_>, bob: &User<'_>) -> String {
 }
 
 /// CLOCK_MONOTONIC in nanoseconds, as the recordings have it.
-fn now_ns() -> u64 {
+pub(crate) fn now_ns() -> u64 {
     let now = clock_gettime(ClockId::Monotonic);
     let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
     seconds * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0)

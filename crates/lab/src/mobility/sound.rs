@@ -31,7 +31,7 @@ fn power(samples: &[f32]) -> f32 {
 }
 
 /// Writes half a minute of speech, its pauses cut out.
-pub(super) fn write_speech(path: &Path, voice: Voice, seed: u64) -> Result<()> {
+pub(crate) fn write_speech(path: &Path, voice: Voice, seed: u64) -> Result<()> {
     let spec = hound::WavSpec {
         channels: 1,
         sample_rate: RATE_HZ,
@@ -49,6 +49,15 @@ pub(super) fn write_speech(path: &Path, voice: Voice, seed: u64) -> Result<()> {
     }
     writer.finalize()?;
     Ok(())
+}
+
+/// When an ear first heard something, on CLOCK_MONOTONIC.
+pub(crate) fn first_sound_ns(ear: &Path) -> Result<u64> {
+    let heard = recording::read_ear(ear)?;
+    let mut windows = heard.samples.chunks_exact(window(heard.rate_hz));
+    let first = windows.position(|samples| power(samples) > LOUD);
+    let first_ms = first.context("the ear heard nothing at all")? * WINDOW_MS;
+    Ok(heard.sample_0_ns + u64::try_from(first_ms)? * 1_000_000)
 }
 
 /// The longest silences at an ear.

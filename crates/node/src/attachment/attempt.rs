@@ -59,8 +59,9 @@ pub(super) async fn connect(
     to: SocketAddr,
     listening_port: Option<u16>,
     greeted: &Greeted,
+    is_open: impl Future<Output = ()>,
 ) -> Result<Connected, TransportError> {
-    let connection = dialer.connect(to, ConnectionLimits::ORDINARY).await?;
+    let connection = dialer.connect_telling(to, ConnectionLimits::ORDINARY, is_open).await?;
     let node = connection.node().ok_or(TransportError::Closed)?;
     let place = greeted.take(node).ok_or(TransportError::AlreadyConnected(node))?;
     let now = dialer.tls().trust().unix_now();

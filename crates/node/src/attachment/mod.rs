@@ -10,6 +10,7 @@
 mod attempt;
 mod connection;
 mod driver;
+mod hedge;
 mod login_path;
 mod probe;
 
@@ -251,38 +252,27 @@ impl Attachment {
         let mut channels = self.channels();
         // A super node that holds both of us needs no second one.
         channels.sort_by_key(|channel| channel.connection().node() != via);
-        let mut last = TransportError::NotReachable(to);
+        let mut attempts = Vec::new();
         for channel in channels {
             let direct = via.is_none() || channel.connection().node() == via;
             let via = via.filter(|_| !direct);
             let via = via.map_or_else(Bytes::new, |via| Bytes::copy_from_slice(via.as_bytes()));
             let to = Bytes::copy_from_slice(to.as_bytes());
             let kind = HeaderKind::Splice(SpliceStream { to, via, from: Bytes::new() });
-            let opened =
-                channel.connection().open_accepted(&StreamHeader { kind: Some(kind) }).await;
-            match opened {
-                Ok(stream) => return Ok(stream),
-                Err(error) => {
-                    if matches!(error, TransportError::TimedOut(_)) {
-                        connection::check(channel);
-                    }
-                    last = error;
-                }
-            }
+            attempts.push((channel.clone(), async move {
+                channel.connection().open_accepted(&StreamHeader { kind: Some(kind) }).await
+            }));
         }
-        Err(last)
+        hedge::first(attempts).await.unwrap_or(Err(TransportError::NotReachable(to)))
     }
 
-    /// Opens a splice to a device that was found, trying its super nodes one after the other.
+    /// Opens a splice to a device that was found; its super nodes are asked one after the other, the
+    /// next one as soon as the one before hesitates.
     pub async fn open_splice_to(&self, found: &FoundDevice) -> Result<MuxStream, TransportError> {
-        let mut last = TransportError::NotReachable(found.node);
-        for super_node in &found.super_nodes {
-            match self.open_splice(found.node, Some(*super_node)).await {
-                Ok(stream) => return Ok(stream),
-                Err(error) => last = error,
-            }
-        }
-        Err(last)
+        let ways = found.super_nodes.iter();
+        let ways = ways.map(|super_node| self.open_splice(found.node, Some(*super_node)));
+        let first = hedge::staggered(ways.collect(), |_| ()).await;
+        first.unwrap_or(Err(TransportError::NotReachable(found.node)))
     }
 
     /// Opens a stream to the login server through a super node.
@@ -378,19 +368,20 @@ impl Attachment {
         futures::future::join_all(asked).await.into_iter().flatten().collect()
     }
 
-    /// Sends a request to the super node in use; if its connection breaks meanwhile, to the next.
+    /// Sends a request to the super node in use; if its connection breaks or it hesitates, to the
+    /// next one too.
     pub async fn request(&self, kind: request::Kind) -> Result<answer::Kind, TransportError> {
         let mut last = TransportError::Closed;
         for _ in 0..2 {
             self.wait_for_connection().await?;
-            let Some(channel) = self.channels().first().cloned() else { continue };
-            match channel.request(kind.clone()).await {
-                Err(TransportError::Closed) => last = TransportError::Closed,
-                Err(error @ TransportError::TimedOut(_)) => {
-                    connection::check(channel);
-                    return Err(error);
-                }
-                result => return result,
+            let ask = |channel: ControlChannel| {
+                let kind = kind.clone();
+                (channel.clone(), async move { channel.request(kind).await })
+            };
+            match hedge::first(self.channels().into_iter().map(ask).collect()).await {
+                None => {}
+                Some(Err(TransportError::Closed)) => last = TransportError::Closed,
+                Some(result) => return result,
             }
         }
         Err(last)

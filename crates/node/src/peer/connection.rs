@@ -57,8 +57,8 @@ pub type PeerStream = Box<dyn ByteStream>;
 pub struct Established {
     /// Who is at the other end.
     pub peer: Identity,
-    /// Program and version that the peer says it runs; not verified.
-    pub software: String,
+    /// Program and version that the peer says it runs, if it has said so yet; not verified.
+    pub software: Option<String>,
     reader: Reader,
     writer: WriteHalf<PeerStream>,
 }
@@ -78,7 +78,8 @@ pub async fn connect(
     in_time(async {
         let stream = tls.connect_end_to_end(stream, expected).await?;
         let peer = peer_of(tls, stream.get_ref().1.peer_certificates())?;
-        greet(tls, Box::new(stream), peer).await
+        // The peer's Hello is a round trip away; what is to be said need not wait for it.
+        greet(tls, Box::new(stream), peer, Wait::Later).await
     })
     .await
 }
@@ -92,7 +93,7 @@ pub async fn accept(
     in_time(async {
         let stream = tls.accept_end_to_end(stream, expected).await?;
         let peer = peer_of(tls, stream.get_ref().1.peer_certificates())?;
-        greet(tls, Box::new(stream), peer).await
+        greet(tls, Box::new(stream), peer, Wait::Now).await
     })
     .await
 }
@@ -103,7 +104,7 @@ pub async fn adopt(
     stream: PeerStream,
     peer: &Certificate,
 ) -> Result<Established, PeerError> {
-    in_time(greet(tls, stream, Identity::of(peer)?)).await
+    in_time(greet(tls, stream, Identity::of(peer)?, Wait::Now)).await
 }
 
 async fn in_time<T>(work: impl Future<Output = Result<T, PeerError>>) -> Result<T, PeerError> {
@@ -122,7 +123,20 @@ fn peer_of(
     Identity::of(&certificate)
 }
 
-async fn greet(tls: &Tls, stream: PeerStream, peer: Identity) -> Result<Established, PeerError> {
+/// When the peer's Hello is read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wait {
+    Now,
+    /// With the first messages, before any of them is taken.
+    Later,
+}
+
+async fn greet(
+    tls: &Tls,
+    stream: PeerStream,
+    peer: Identity,
+    wait: Wait,
+) -> Result<Established, PeerError> {
     if peer.node == tls.credentials().node() {
         return Err(PeerError::Oneself);
     }
@@ -130,15 +144,23 @@ async fn greet(tls: &Tls, stream: PeerStream, peer: Identity) -> Result<Establis
     let mut reader = Reader { stream: reader, decoder: FrameDecoder::default() };
     let software = concat!("cooee ", env!("CARGO_PKG_VERSION")).to_owned();
     write(&mut writer, Body::Hello(PeerHello { version: VERSION, software })).await?;
-    let Body::Hello(hello) = reader.next().await?.ok_or(PeerError::Lost)? else {
+    let software = match wait {
+        Wait::Now => Some(hello(reader.next().await?.ok_or(PeerError::Lost)?)?),
+        Wait::Later => None,
+    };
+    Ok(Established { peer, software, reader, writer })
+}
+
+/// What must come first; gives the peer's program and version.
+fn hello(body: Body) -> Result<String, PeerError> {
+    let Body::Hello(hello) = body else {
         return Err(PeerError::Protocol("something came before Hello"));
     };
     if hello.version != VERSION {
         return Err(PeerError::Version(hello.version));
     }
     let software = hello.software.chars().filter(|c| c.is_ascii_graphic() || *c == ' ');
-    let software = software.take(SOFTWARE_BYTES_MAX).collect();
-    Ok(Established { peer, software, reader, writer })
+    Ok(software.take(SOFTWARE_BYTES_MAX).collect())
 }
 
 impl Established {
@@ -151,12 +173,13 @@ impl Established {
         events: &mpsc::Sender<PeerEvent>,
         farewell: impl Fn() -> peer_goodbye::Reason,
     ) -> PeerError {
-        let Self { peer, mut reader, mut writer, .. } = self;
+        let Self { peer, mut reader, mut writer, software } = self;
         // Answers of the reading side; a peer that asks faster than it takes answers loses some.
         let (answers, mut answer) = mpsc::channel::<Body>(4);
         let spoken = Spoken::new();
         let reading = async {
             let mut budget = Budget::new();
+            let mut is_greeted = software.is_some();
             loop {
                 let body = match timeout(SILENCE_MAX, reader.next()).await {
                     Ok(Ok(Some(body))) => body,
@@ -165,6 +188,13 @@ impl Established {
                     Err(_) => return PeerError::TimedOut("keep-alive"),
                 };
                 budget.spend().await;
+                if !is_greeted {
+                    match hello(body) {
+                        Ok(_) => is_greeted = true,
+                        Err(error) => return error,
+                    }
+                    continue;
+                }
                 match body {
                     Body::Hello(_) => return PeerError::Protocol("a second Hello"),
                     Body::Goodbye(goodbye) => return PeerError::Goodbye(goodbye.reason()),

@@ -74,7 +74,9 @@ async fn two_devices_prove_who_they_are() {
     assert_eq!(at_alice.peer.user.as_str(), "bob");
     assert_eq!(at_bob.peer.user.as_str(), "alice");
     assert_eq!(at_bob.peer.node, node(1));
-    assert!(at_alice.software.starts_with("cooee "));
+    let told = [&at_alice, &at_bob].map(|it| it.software.clone());
+    assert!(told.iter().flatten().all(|text| text.starts_with("cooee ")), "{told:?}");
+    assert!(told.iter().any(Option::is_some));
 }
 
 #[tokio::test]

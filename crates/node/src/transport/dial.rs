@@ -43,7 +43,17 @@ impl Dialer {
         to: SocketAddr,
         limits: ConnectionLimits,
     ) -> Result<Connection, TransportError> {
-        timeout(HANDSHAKE_TIME, self.handshake(to, limits))
+        self.connect_telling(to, limits, std::future::ready(())).await
+    }
+
+    /// The same; `is_open` is awaited when TCP is through and TLS begins.
+    pub async fn connect_telling(
+        &self,
+        to: SocketAddr,
+        limits: ConnectionLimits,
+        is_open: impl Future<Output = ()>,
+    ) -> Result<Connection, TransportError> {
+        timeout(HANDSHAKE_TIME, self.handshake(to, limits, is_open))
             .await
             .unwrap_or(Err(TransportError::TimedOut("handshake")))
     }
@@ -52,8 +62,10 @@ impl Dialer {
         &self,
         to: SocketAddr,
         limits: ConnectionLimits,
+        is_open: impl Future<Output = ()>,
     ) -> Result<Connection, TransportError> {
         let socket = self.tcp(to).await?;
+        is_open.await;
         let local = socket.local_addr()?;
         let bytes = ByteCount::default();
         let name =

@@ -45,6 +45,10 @@ const WARM_RETRY: Duration = Duration::from_secs(60);
 /// a lost super node do not storm the others. Chosen.
 const WARM_SPREAD: Duration = Duration::from_millis(1000);
 
+/// How long after a login the search for a warm super node begins: its handshake must not compete
+/// with what the user is waiting for. Chosen.
+const WARM_AFTER: Duration = Duration::from_millis(1500);
+
 /// A connection that is authenticated and greeted.
 #[derive(Clone, Debug)]
 struct Held {
@@ -143,6 +147,20 @@ impl Attachment {
         self.advance(now);
     }
 
+    /// The TCP connection of an attempt is open: it is alive, and the rest of its handshake may take
+    /// its time before others are bothered.
+    pub fn handle_progress(&mut self, now: Now, attempt: AttemptId) {
+        if self.attempts.contains_key(&attempt) {
+            self.round.next_start = Some(now.instant + self.config.stagger * PATIENCE);
+        }
+        self.advance(now);
+    }
+
+    /// The address by which the super node in use is known, whichever of its ports is used.
+    pub fn entry_in_use(&self) -> Option<SocketAddr> {
+        self.in_use.as_ref().map(|held| held.target.entry)
+    }
+
     /// A connection is authenticated and greeted. `round_trip` is that of its handshake.
     pub fn handle_attached(
         &mut self,
@@ -171,6 +189,10 @@ impl Attachment {
                 self.close_warm();
             }
             self.take_into_use(held, false);
+            if self.warm.is_none() {
+                self.round.targets.clear();
+                self.warm_at = Some(now.instant + WARM_AFTER);
+            }
         } else if !same(&self.in_use) && self.warm.is_none() {
             self.event(Event::WarmReady { attempt, node });
             self.warm = Some(held);

@@ -209,14 +209,26 @@ impl World {
     }
 }
 
+/// By then a second super node is warm.
+const WARM: Duration = Duration::from_secs(3);
+
 #[test]
 fn an_open_network_attaches_after_one_handshake_and_warms_a_second() {
     let mut world = World::new(&[1, 2, 3]);
     world.start();
-    world.run_for(Duration::from_secs(2));
+    world.run_for(WARM);
     assert_eq!(world.attached_after(), Some(300));
     assert!(world.warm().is_some_and(|warm| Some(warm) != world.in_use()));
     assert_eq!(world.open.len(), 2, "no third connection stays open");
+}
+
+#[test]
+fn no_second_handshake_begins_while_the_first_one_makes_progress() {
+    let mut world = World::new(&[1, 2, 3]);
+    world.start();
+    world.run_for(Duration::from_millis(800));
+    assert_eq!(world.attached_after(), Some(300));
+    assert_eq!(world.connects.len(), 1, "{:?}", world.connects);
 }
 
 #[test]
@@ -275,7 +287,7 @@ fn a_refused_attempt_starts_the_next_at_once() {
 fn the_warm_super_node_takes_over_at_once() {
     let mut world = World::new(&[1, 2, 3]);
     world.start();
-    world.run_for(Duration::from_secs(2));
+    world.run_for(WARM);
     let (first, second) = (world.in_use().unwrap(), world.warm().unwrap());
     let lost_at = world.elapsed_ms();
     world.lose(first.0[0]);
@@ -291,7 +303,7 @@ fn the_warm_super_node_takes_over_at_once() {
 fn losing_both_at_once_is_healed_within_two_seconds() {
     let mut world = World::new(&[1, 2, 3, 4]);
     world.start();
-    world.run_for(Duration::from_secs(2));
+    world.run_for(WARM);
     let (first, second) = (world.in_use().unwrap(), world.warm().unwrap());
     world.lose(second.0[0]);
     world.lose(first.0[0]);
@@ -327,7 +339,7 @@ fn super_nodes_that_send_in_circles_are_given_up() {
 fn draining_moves_to_the_warm_one_and_without_it_waits_for_the_new() {
     let mut world = World::new(&[1, 2]);
     world.start();
-    world.run_for(Duration::from_secs(2));
+    world.run_for(WARM);
     let (first, second) = (world.in_use().unwrap(), world.warm().unwrap());
     let attempt = |world: &World, n: NodeId| {
         *world.open.iter().find(|(_, at)| at.ip() == host(n.0[0]).ip()).unwrap().0
@@ -396,7 +408,7 @@ fn with_everything_blocked_the_races_become_rare_and_end_when_the_network_is_bac
 fn a_change_of_network_checks_what_is_held_and_races_beside_it() {
     let mut world = World::new(&[1, 2, 3]);
     world.start();
-    world.run_for(Duration::from_secs(2));
+    world.run_for(WARM);
     world.machine.handle_network_change(world.now);
     world.drain();
     assert_eq!(world.checks, 2);
