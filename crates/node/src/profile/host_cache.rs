@@ -80,22 +80,13 @@ impl HostCacheFile {
         now: UnixTime,
     ) -> Restored {
         let bootstrap: Vec<SocketAddr> = bootstrap.into_iter().collect();
-        match read(&self.0) {
-            Ok(Some(stored)) => Restored {
-                host_cache: HostCache::restore(
-                    bootstrap,
-                    stored.super_nodes.into_iter().map(entry),
-                    now,
-                ),
-                port_kind: match stored.port {
-                    StoredPort::Own => PortKind::Own,
-                    StoredPort::Https => PortKind::Https,
-                    StoredPort::Http => PortKind::Http,
-                },
-                nat: stored.nat,
-                notice: None,
-            },
-            Ok(None) => self.fresh(bootstrap, None),
+        let restored = match read(&self.0) {
+            Ok(Some(bytes)) => Self::parse(&bytes, bootstrap.clone(), now),
+            Ok(None) => return self.fresh(bootstrap, None),
+            Err(problem) => Err(problem),
+        };
+        match restored {
+            Ok(restored) => restored,
             Err(problem) => {
                 let aside = self.0.with_extension("json.damaged");
                 // If it cannot be put aside the next store overwrites it: nothing is lost but this.
@@ -110,6 +101,29 @@ impl HostCacheFile {
                 self.fresh(bootstrap, Some(notice))
             }
         }
+    }
+
+    /// Reads the bytes of a file; says what is wrong with them.
+    pub fn parse(
+        bytes: &[u8],
+        bootstrap: impl IntoIterator<Item = SocketAddr>,
+        now: UnixTime,
+    ) -> Result<Restored, String> {
+        let stored: Stored = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+        if stored.version != VERSION {
+            return Err(format!("it has version {}", stored.version));
+        }
+        let entries = stored.super_nodes.into_iter().map(entry);
+        Ok(Restored {
+            host_cache: HostCache::restore(bootstrap, entries, now),
+            port_kind: match stored.port {
+                StoredPort::Own => PortKind::Own,
+                StoredPort::Https => PortKind::Https,
+                StoredPort::Http => PortKind::Http,
+            },
+            nat: stored.nat,
+            notice: None,
+        })
     }
 
     fn fresh(&self, bootstrap: Vec<SocketAddr>, notice: Option<String>) -> Restored {
@@ -137,7 +151,7 @@ impl HostCacheFile {
     }
 }
 
-fn read(path: &Path) -> Result<Option<Stored>, String> {
+fn read(path: &Path) -> Result<Option<Vec<u8>>, String> {
     let length = match fs::metadata(path) {
         Ok(metadata) => metadata.len(),
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -146,12 +160,7 @@ fn read(path: &Path) -> Result<Option<Stored>, String> {
     if length > FILE_BYTES_MAX {
         return Err(format!("it has {length} bytes"));
     }
-    let bytes = fs::read(path).map_err(|error| error.to_string())?;
-    let stored: Stored = serde_json::from_slice(&bytes).map_err(|error| error.to_string())?;
-    if stored.version != VERSION {
-        return Err(format!("it has version {}", stored.version));
-    }
-    Ok(Some(stored))
+    fs::read(path).map(Some).map_err(|error| error.to_string())
 }
 
 fn entry(stored: StoredEntry) -> Entry {

@@ -47,7 +47,8 @@ impl StorageError {
     pub(super) fn fault(&self) -> StorageFault {
         match self {
             Self::Full => StorageFault::Full,
-            Self::Failed(sqlx::Error::PoolTimedOut) => StorageFault::Busy,
+            // A database that is being restarted comes back.
+            Self::Failed(sqlx::Error::PoolTimedOut | sqlx::Error::Io(_)) => StorageFault::Busy,
             Self::Failed(error) if code(error).is_some_and(|c| BUSY.contains(&c.as_str())) => {
                 StorageFault::Busy
             }

@@ -12,7 +12,13 @@ mod operator;
 mod schema;
 mod sealed;
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use cooee_proto::{
     clock::UnixTime,
@@ -39,6 +45,8 @@ const DEVICE_FORGOTTEN_AFTER: Duration = Duration::from_secs(90 * 86_400);
 pub struct Storage {
     pool: AnyPool,
     backend: Backend,
+    /// Whether the last request failed.
+    failing: Arc<AtomicBool>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,7 +81,7 @@ impl Storage {
         };
         probe.await.map_err(|error| StorageError::open(&url, error))?;
         let pool = options.connect(&url).await.map_err(|e| StorageError::open(&url, e))?;
-        let storage = Self { pool, backend };
+        let storage = Self { pool, backend, failing: Arc::default() };
         storage.migrate().await?;
         storage.claim(network).await?;
         Ok(storage)
@@ -81,10 +89,18 @@ impl Storage {
 
     /// Answers a question of the login protocol.
     pub async fn perform(&self, request: StorageRequest) -> Result<StorageAnswer, StorageFault> {
-        self.answer(request).await.map_err(|error| {
-            tracing::error!(%error, "the database failed");
-            error.fault()
-        })
+        let answer = self.answer(request).await;
+        let was_failing = self.failing.swap(answer.is_err(), Ordering::Relaxed);
+        match &answer {
+            // Once, however many requests fail meanwhile.
+            Err(error) if !was_failing => {
+                tracing::error!(%error, "the database does not answer; clients are told to wait");
+            }
+            Err(error) => tracing::debug!(%error, "the database does not answer"),
+            Ok(_) if was_failing => tracing::warn!("the database answers again"),
+            Ok(_) => {}
+        }
+        answer.map_err(|error| error.fault())
     }
 
     /// Whether the database answers.

@@ -31,20 +31,32 @@ impl Postgres {
             .args(["--no-sync", "--auth=trust", "--username=cooee", "--encoding=UTF8", "-D"])
             .arg(&data));
         let port = free_port();
-        let child = unprivileged(&programs.join("postgres"))
-            // The machine does not lose power during the test: no need to wait for the disk.
-            .args(["-c", "fsync=off", "-h", "127.0.0.1", "-p", &port.to_string(), "-k"])
-            .arg(directory.path())
-            .arg("-D")
-            .arg(&data)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .process_group(0)
-            .spawn()
-            .expect("postgres starts");
+        let child = run_server(&programs, &directory.path().join("data"), port);
         let server = Self { child, programs, port, directory };
         server.wait_until_ready();
         server
+    }
+
+    /// Ends the server at once, as a crash would.
+    #[allow(dead_code, reason = "every test program uses its own part")]
+    pub(crate) fn crash(&mut self) {
+        // SIGQUIT: PostgreSQL ends without tidying up, its log is replayed at the next start.
+        self.signal(rustix::process::Signal::QUIT);
+        let _ = self.child.wait();
+    }
+
+    /// Starts it again where it was.
+    #[allow(dead_code, reason = "every test program uses its own part")]
+    pub(crate) fn start_again(&mut self) {
+        self.child = run_server(&self.programs, &self.directory.path().join("data"), self.port);
+        self.wait_until_ready();
+    }
+
+    fn signal(&self, signal: rustix::process::Signal) {
+        let pid = i32::try_from(self.child.id()).ok().and_then(rustix::process::Pid::from_raw);
+        if let Some(pid) = pid {
+            let _ = rustix::process::kill_process(pid, signal);
+        }
     }
 
     /// Creates an empty database and says where it is.
@@ -85,12 +97,23 @@ impl Postgres {
 impl Drop for Postgres {
     fn drop(&mut self) {
         // SIGINT: PostgreSQL's fast shutdown.
-        let pid = i32::try_from(self.child.id()).ok().and_then(rustix::process::Pid::from_raw);
-        if let Some(pid) = pid {
-            let _ = rustix::process::kill_process(pid, rustix::process::Signal::INT);
-        }
+        self.signal(rustix::process::Signal::INT);
         let _ = self.child.wait();
     }
+}
+
+fn run_server(programs: &Path, data: &Path, port: u16) -> Child {
+    unprivileged(&programs.join("postgres"))
+        // The machine does not lose power during the test: no need to wait for the disk.
+        .args(["-c", "fsync=off", "-h", "127.0.0.1", "-p", &port.to_string(), "-k"])
+        .arg(data.parent().expect("a directory of its own"))
+        .arg("-D")
+        .arg(data)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .process_group(0)
+        .spawn()
+        .expect("postgres starts")
 }
 
 fn programs() -> PathBuf {
