@@ -22,7 +22,9 @@ use tracing_subscriber::EnvFilter;
 
 use crate::{
     client::Client,
-    commands::{account, account_care, call, doctor, measure, people, search, status, talk, up},
+    commands::{
+        account, account_care, call, doctor, measure, people, search, status, talk, trial, up,
+    },
     output::Output,
     profile::ProfileArgs,
 };
@@ -94,6 +96,8 @@ enum Command {
     Transfer(Run<talk::TransferArgs>),
     /// Find users by name, or by a pattern such as 'ali*'
     Search(Run<search::SearchArgs>),
+    /// Show or change what others see: online, away, do-not-disturb, invisible
+    Presence(Run<search::PresenceArgs>),
     /// Show which super nodes keep a name, as a super node sees it
     Keepers(Run<search::KeepersArgs>),
     /// List the calls that are not over
@@ -111,7 +115,7 @@ enum Command {
     Page(ProfileArgs),
     /// Rebuild networks with real NATs on this machine and measure what happens in them
     #[command(subcommand)]
-    Lab(cooee_lab::cli::LabCommand),
+    Lab(LabCommand),
     /// Run the protocol machines by the thousand in virtual time
     Sim(cooee_sim::cli::SimCommand),
     /// Measure the mouth-to-ear delay in a recording
@@ -119,6 +123,15 @@ enum Command {
     /// Make a network, run its login server, and look after its users
     #[command(subcommand)]
     LoginServer(login_server::LoginServerCommand),
+}
+
+/// What the laboratory measures.
+#[derive(Debug, Subcommand)]
+enum LabCommand {
+    /// Run real super-node processes with a thousand light clients, kill them, find everybody again
+    Overlay(trial::OverlayArgs),
+    #[command(flatten)]
+    Other(cooee_lab::cli::LabCommand),
 }
 
 /// A command to the running node of a profile.
@@ -149,7 +162,8 @@ fn run(command: Command, output: Output) -> Result<()> {
     match command {
         Command::Demo(arguments) => demo::run(&arguments, output),
         Command::Measure(arguments) => measure::run(&arguments, output),
-        Command::Lab(command) => cooee_lab::cli::run(command, output.json),
+        Command::Lab(LabCommand::Overlay(arguments)) => trial::overlay(&arguments, output),
+        Command::Lab(LabCommand::Other(command)) => cooee_lab::cli::run(command, output.json),
         Command::Sim(command) => Ok(cooee_sim::cli::run(&command, output.json)?),
         Command::LoginServer(command) => login_server::run(command, output),
         command => {
@@ -192,6 +206,9 @@ async fn run_async(command: Command, output: Output) -> Result<()> {
             talk::transfer(run.arguments, &client(&run.profile)?, output).await
         }
         Command::Search(run) => search::search(run.arguments, &client(&run.profile)?, output).await,
+        Command::Presence(run) => {
+            search::presence(run.arguments, &client(&run.profile)?, output).await
+        }
         Command::Keepers(run) => {
             search::keepers(run.arguments, &client(&run.profile)?, output).await
         }

@@ -1,5 +1,6 @@
-//! Twelve super nodes as real processes: everybody is found, a third of the super nodes is killed
-//! without warning, and everybody is attached, found and called again.
+//! Super nodes as real processes: everybody is found, a third of the super nodes is killed without
+//! warning, and everybody is attached, found and called again; presence; a mass restart with light
+//! clients.
 //!
 //! Nothing is asserted of how long that took; the figures are printed (`--nocapture`).
 
@@ -47,7 +48,7 @@ impl Drop for World {
 }
 
 impl World {
-    fn start() -> Self {
+    fn start(super_nodes: usize, users: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut world = Self { folder, processes: Vec::new(), super_nodes: Vec::new() };
         let address = format!("127.0.0.1:{}", free_port());
@@ -58,11 +59,11 @@ impl World {
         let process = world.spawn("login-server", run.arg(&login));
         world.processes.push(process);
         world.wait_for_line("login-server", "listening");
-        for number in 0..SUPER_NODES {
-            world.start_super_node(number);
+        for number in 0..super_nodes {
+            world.start_super_node(number, &[]);
         }
-        for user in USERS {
-            world.start_user(user);
+        for user in users {
+            world.start_user(user, &["--super-node", "never"]);
         }
         world
     }
@@ -77,7 +78,7 @@ impl World {
         answer["invitation"].as_str().unwrap().to_owned()
     }
 
-    fn start_super_node(&mut self, number: usize) {
+    fn start_super_node(&mut self, number: usize, more: &[&str]) {
         let login = self.path("login-server");
         let token = json(cooee(["login-server", "enrol-token", "--dir"]).arg(login));
         let (name, invitation) = (format!("super-node-{number}"), self.invitation());
@@ -85,20 +86,20 @@ impl World {
         let mut command = cooee(["super-node", "--enrol", token["token"].as_str().unwrap()]);
         command.args(["--invitation", &invitation, "--bind", "127.0.0.1", "--loopback"]);
         command.args(["--advertise", "127.0.0.1", "--no-well-known-ports", "--profile-dir"]);
-        let process = self.spawn(&name, command.arg(&profile));
+        let process = self.spawn(&name, command.arg(&profile).args(more));
         let node = SuperNode { profile, process: Some(process), address: String::new() };
         self.super_nodes.push(node);
         let port = self.wait_for_line(&name, "listening")["port"].as_u64().unwrap();
         self.super_nodes[number].address = format!("127.0.0.1:{port}");
     }
 
-    fn start_user(&mut self, user: &str) {
+    fn start_user(&mut self, user: &str, more: &[&str]) {
         let (profile, invitation) = (self.path(user), self.invitation());
         let mut register = cooee(["register", user, "--invitation", &invitation, "--profile-dir"]);
         json(register.arg(&profile).env("COOEE_PASSWORD", "correct horse battery"));
-        let mut up = cooee(["up", "--bind", "127.0.0.1", "--loopback", "--super-node", "never"]);
+        let mut up = cooee(["up", "--bind", "127.0.0.1", "--loopback"]);
         up.args(["--answer", "auto", "--microphone", "silence", "--speaker", "null"]);
-        let process = self.spawn(user, up.arg("--profile-dir").arg(&profile));
+        let process = self.spawn(user, up.arg("--profile-dir").arg(&profile).args(more));
         self.processes.push(process);
     }
 
@@ -129,6 +130,14 @@ impl World {
             .success()
             .then(|| text.lines().map(|l| serde_json::from_str(l).unwrap()))
             .map(Iterator::collect)
+    }
+
+    fn buddies(&self, user: &str) -> Option<Vec<Value>> {
+        let mut list = cooee(["buddies", "list", "--profile-dir"]);
+        let output = list.arg(self.path(user)).output().ok()?;
+        let text = String::from_utf8(output.stdout).ok()?;
+        let lines = text.lines().map(serde_json::from_str).collect::<Result<Vec<Value>, _>>();
+        lines.ok().filter(|_| output.status.success())
     }
 
     /// Super nodes that live agree on how many there are.
@@ -201,7 +210,7 @@ impl World {
 
 #[test]
 fn everybody_is_found_again_after_a_third_of_the_super_nodes_was_killed() {
-    let mut world = World::start();
+    let mut world = World::start(SUPER_NODES, &USERS);
     let joined = world.wait_for_members(SUPER_NODES);
     let (in_use, attached) = world.wait_for_attached();
     let found = world.wait_for_found();
@@ -224,6 +233,114 @@ fn everybody_is_found_again_after_a_third_of_the_super_nodes_was_killed() {
     world.call("friederike", "dorothea");
     let known = world.wait_for_members(SUPER_NODES - KILLED);
     println!("  the dead are known as such {known:?} later");
+}
+
+#[test]
+fn presence_reaches_a_buddy_and_do_not_disturb_declines() {
+    let world = World::start(1, &["alina", "bertram"]);
+    for user in ["alina", "bertram"] {
+        eventually(&format!("{user} is attached"), || {
+            let status = world.status(&world.path(user))?;
+            (status["state"] == "attached").then_some(())
+        });
+    }
+    let run = |user: &str, arguments: &[&str]| {
+        json(cooee([]).args(arguments).arg("--profile-dir").arg(world.path(user)))
+    };
+    run("alina", &["buddies", "add", "bertram"]);
+    eventually("alina asks bertram", || {
+        let list = world.buddies("bertram")?;
+        list.iter().any(|one| one["state"] == "asked").then_some(())
+    });
+    run("bertram", &["buddies", "accept", "alina"]);
+    let shown = |presence: &str| {
+        eventually(&format!("alina sees bertram {presence}"), || {
+            let list = world.buddies("alina")?;
+            list.into_iter().find(|one| one["presence"] == presence)
+        })
+    };
+    shown("online");
+    for (chosen, seen) in [("away", "away"), ("do-not-disturb", "do_not_disturb")] {
+        assert_eq!(run("bertram", &["presence", chosen])["presence"], chosen);
+        shown(seen);
+    }
+    let mut call = cooee(["call", "bertram", "--for", "1", "--profile-dir"]);
+    let output = call.arg(world.path("alina")).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(!output.status.success() && said.contains("busy"), "{said}");
+    run("bertram", &["presence", "invisible"]);
+    shown("offline");
+    run("bertram", &["presence", "online"]);
+    shown("online");
+    world.call("alina", "bertram");
+    run("bertram", &["down"]);
+    let gone = shown("offline");
+    assert!(gone["last_seen_unix_ms"].as_u64() > Some(0), "{gone}");
+}
+
+/// An operator's super node with room for four, three users: the load is above the half, so the one
+/// of them that wants to serve is reached, admitted and used by the fifth, and missed by nobody.
+#[test]
+fn under_load_a_user_is_elected_serves_and_leaves() {
+    let mut world = World::start(0, &[]);
+    world.start_super_node(0, &["--capacity", "4"]);
+    let operators = world.super_nodes[0].profile.clone();
+    let members = |world: &World, count: usize| {
+        eventually(&format!("{count} members"), || {
+            let status = world.status(&operators)?;
+            (status["overlay"]["members"] == count).then_some(())
+        });
+    };
+    let attached = |world: &World, user: &str| {
+        eventually(&format!("{user} is attached"), || {
+            let status = world.status(&world.path(user))?;
+            (status["state"] == "attached")
+                .then(|| status["super_node"].as_str().unwrap().to_owned())
+        })
+    };
+    let serving = ["--super-node", "always", "--super-node-after", "4"];
+    let never = ["--super-node", "never"];
+    world.start_user("alina", &[&serving[..], &["--no-well-known-ports"]].concat());
+    attached(&world, "alina");
+    sleep(Duration::from_secs(8));
+    let status = world.status(&world.path("alina")).unwrap();
+    assert_eq!(status["is_super_node"], false, "nobody needs it yet: {status}");
+    for user in ["bertram", "casper"] {
+        world.start_user(user, &never);
+        attached(&world, user);
+    }
+    let elected = eventually("alina is elected", || {
+        let status = world.status(&world.path("alina"))?;
+        (status["is_super_node"] == true).then_some(status)
+    });
+    members(&world, 2);
+    for user in ["dorothea", "friederike", "gustav"] {
+        world.start_user(user, &never);
+        attached(&world, user);
+    }
+    let status = world.status(&operators).unwrap();
+    assert!(status["overlay"]["attached"].as_u64() <= Some(4), "never above its limit: {status}");
+    let used = eventually("somebody uses alina as a super node", || {
+        let status = world.status(&world.path("alina"))?;
+        (status["overlay"]["attached"].as_u64() > Some(0)).then_some(status)
+    });
+    println!("elected: {}; then {}", elected["election"], used["overlay"]["attached"]);
+    json(cooee(["down", "--profile-dir"]).arg(world.path("alina")));
+    members(&world, 1);
+    world.call("bertram", "casper");
+}
+
+#[test]
+fn real_processes_and_light_clients_survive_a_mass_restart() {
+    let mut trial = cooee(["lab", "overlay", "--scenario", "kill-90-restart"]);
+    trial.args(["--super-nodes", "8", "--light-clients", "40", "--before", "3", "--after", "20"]);
+    let output = trial.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}\n{errors}");
+    let report: Value = serde_json::from_str(said.lines().last().unwrap()).unwrap();
+    assert_eq!((&report["wrong"], &report["offline_lost"]), (&Value::from(0), &Value::from(0)));
+    println!("{report}");
 }
 
 fn cooee<const N: usize>(arguments: [&str; N]) -> Command {

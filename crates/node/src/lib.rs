@@ -24,4 +24,5 @@ pub mod settings;
 pub mod storage;
 pub mod super_node;
 pub mod transport;
+pub mod trial;
 pub mod udp;

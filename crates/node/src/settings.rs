@@ -80,6 +80,10 @@ pub struct Settings {
     pub well_known_ports: bool,
     /// Whether this node serves others.
     pub super_node: SuperNodeRole,
+    /// Attached nodes that this node takes at most as a super node; none: 5,000.
+    pub capacity: Option<u32>,
+    /// Seconds that a user's node must have been up before it offers itself as a super node.
+    pub super_node_after_s: u64,
     /// Bytes per second that this node relays for others at most; 0 relays nothing.
     pub relay_budget: u64,
     /// Address blocks that the relay may forward to although they are not public, such as
@@ -125,6 +129,8 @@ impl Default for Settings {
             bind: "0.0.0.0".to_owned(),
             well_known_ports: true,
             super_node: SuperNodeRole::Auto,
+            capacity: None,
+            super_node_after_s: cooee_proto::overlay::election::UPTIME_MIN.as_secs(),
             relay_budget: 5_000_000,
             relay_to: Vec::new(),
             advertise: Vec::new(),
@@ -147,6 +153,11 @@ impl Default for Settings {
 }
 
 impl Settings {
+    /// Attached nodes that this node takes at most.
+    pub fn attached_max(&self) -> usize {
+        self.capacity.unwrap_or(5_000) as usize
+    }
+
     /// Reads `config.toml` of a profile; the built-in values where there is none.
     pub fn load(profile: &Path) -> Result<Self, SettingsError> {
         let path = profile.join("config.toml");

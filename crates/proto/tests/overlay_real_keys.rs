@@ -13,7 +13,7 @@ use bytes::Bytes;
 use cooee_proto::{
     clock::{Now, UnixTime},
     identity::{
-        Certificate, CertificateRequest, NetworkKey, NodeKey, RevocationList, Roles, UserName,
+        Certificate, CertificateRequest, NetworkKey, NodeKey, RevocationList, Role, Roles, UserName,
     },
     index::{Pattern, PublishRefused, RECORD_LIFE_HOURS, Source},
     overlay::{NetworkTrust, Output, OverlayConfig, SuperNodeOverlay, Trust, sealed::Sealed},
@@ -61,7 +61,7 @@ impl World {
         let request = CertificateRequest {
             public_key: key.public(),
             user: user.map(|name| name.parse::<UserName>().unwrap()),
-            roles: Roles::default(),
+            roles: if user.is_some() { Roles::NONE } else { Roles::NONE.with(Role::SuperNode) },
             serial: u64::from(seed) + 1,
             not_before: START.minus(Duration::from_secs(3600)),
             not_after: START.plus(Duration::from_secs(7 * 86_400)),
@@ -286,5 +286,54 @@ fn an_unproven_address_never_gets_more_than_it_sent() {
         world.collect();
         let after = world.bytes_to.get(&victim).copied().unwrap_or(0);
         assert!(after - before <= length);
+    }
+}
+
+#[test]
+fn a_user_is_a_super_node_only_where_a_dedicated_one_admits_it() {
+    use cooee_proto::overlay::admission::{ADMISSION_LIFE, admit, is_admitted};
+    let world = World::new(1);
+    let dedicated = world.device(150, None).trust;
+    let user = world.device(151, Some("alice")).trust;
+    let here: SocketAddr = "127.9.0.1:4000".parse().unwrap();
+    let elsewhere: SocketAddr = "127.9.0.2:4000".parse().unwrap();
+    let node = user.node();
+    let admission = admit(&dedicated, START, node, here);
+    let judge =
+        |admission: &_, node, address, at| is_admitted(&dedicated, admission, node, address, at);
+    assert!(judge(&admission, node, here, START));
+    assert!(!judge(&admission, node, elsewhere, START), "another address than was dialled");
+    assert!(!judge(&admission, dedicated.node(), here, START), "another node");
+    assert!(!judge(&admission, node, here, START.plus(ADMISSION_LIFE)), "over");
+    let by_a_user = admit(&world.device(152, Some("mallory")).trust, START, node, here);
+    assert!(!judge(&by_a_user, node, here, START), "users admit nobody");
+    let mut forged = admission.clone();
+    forged.expiry_unix_ms += 1;
+    assert!(!judge(&forged, node, here, START), "a changed end");
+}
+
+#[test]
+fn the_membership_takes_a_user_with_an_admission_and_not_without() {
+    use cooee_proto::overlay::admission::admit;
+    let mut world = World::new(2);
+    let address: SocketAddr = "127.77.0.1:4000".parse().unwrap();
+    for admitted in [false, true] {
+        let device = world.device(140 + u8::from(admitted), Some("alice"));
+        let mut config = OverlayConfig::new(address);
+        if admitted {
+            let dedicated = world.device(100, None).trust;
+            let node = cooee_proto::overlay::Trust::node(&device.trust);
+            config.admission = Some(admit(&dedicated, world.now.unix, node, address));
+        }
+        let sealed = Sealed::new(&NodeKey::from_seed(device.key), [9; 32]);
+        let (trust, now) = (Box::new(device.trust), world.now);
+        let mut node = SuperNodeOverlay::new(now, config, trust, Box::new(sealed), [9; 32]);
+        let contact = world.nodes[0].0;
+        node.join(now, &[contact]);
+        world.nodes.truncate(2);
+        world.nodes.push((address, node));
+        world.run(Duration::from_secs(20));
+        let members = world.nodes[0].1.status().members;
+        assert_eq!(members, if admitted { 3 } else { 2 });
     }
 }

@@ -13,7 +13,8 @@ use cooee_sim::overlay::{Scenario, Size, run};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
 fn two_thousand_super_nodes(criterion: &mut Criterion) {
-    let size = Size { super_nodes: 2000, users: 2000, minutes: 6, look_ups_per_minute: 60 };
+    let full = Scenario::SteadyChurn.full();
+    let size = Size { super_nodes: 2000, users: 2000, minutes: 6, look_ups_per_minute: 60, ..full };
     let mut group = criterion.benchmark_group("overlay");
     group.sample_size(10).throughput(Throughput::Elements(8 * 60));
     group.bench_function("virtual seconds of 2,000 super nodes", |bencher| {

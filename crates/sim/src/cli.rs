@@ -41,6 +41,9 @@ pub struct SimCommand {
     /// Look-ups per virtual minute in the whole network, instead of the scenario's
     #[arg(long)]
     look_ups_per_minute: Option<u64>,
+    /// Tell on standard error how far the run is
+    #[arg(long)]
+    progress: bool,
     /// Draw what happened over virtual time into this SVG file
     #[arg(long, value_name = "FILE")]
     plot: Option<PathBuf>,
@@ -85,7 +88,7 @@ pub fn run(command: &SimCommand, json: bool) -> Result<(), SimError> {
         return Err(SimError::TooSmall);
     }
     for seed in command.seed..command.seed + command.seeds.max(1) {
-        let report = timed(scenario, size, seed);
+        let report = timed(scenario, size, seed, command.progress);
         if let Some(path) = &command.plot {
             plot::draw(&report, path).map_err(|error| SimError::Plot(error.to_string()))?;
         }
@@ -99,9 +102,15 @@ pub fn run(command: &SimCommand, json: bool) -> Result<(), SimError> {
 
 /// Runs one seed and adds what only a real clock and the operating system know.
 #[expect(clippy::disallowed_methods, reason = "measures how long the run takes")]
-fn timed(scenario: Scenario, size: overlay::Size, seed: u64) -> Report {
+fn timed(scenario: Scenario, size: overlay::Size, seed: u64, progress: bool) -> Report {
     let begin = Instant::now();
-    let mut report = overlay::run(scenario, size, seed, begin);
+    let mut tell = |sample: &overlay::report::Sample| {
+        if progress {
+            let line = serde_json::to_string(sample).expect("samples are plain numbers");
+            eprintln!("{line} after {:.0} s", begin.elapsed().as_secs_f64());
+        }
+    };
+    let mut report = overlay::run_telling(scenario, size, seed, begin, &mut tell);
     let taken: Duration = begin.elapsed();
     report.virtual_seconds_per_second = (size.minutes * 60) as f64 / taken.as_secs_f64();
     report.rss_bytes_per_super_node = resident_bytes() / u64::from(size.super_nodes);
@@ -147,6 +156,7 @@ fn print(report: &Report, json: bool) {
         "  look-ups      {} asked, {} right, {} out of date, {} not found",
         report.lookups, report.found, report.wrong, report.missing
     );
+    println!("  calls         {} of {} reached the callee", report.calls_connected, report.calls);
     println!(
         "  delay         {:.0} ms median, {:.0} ms 99th percentile ({:.0} ms median uncached)",
         report.lookup_ms_median, report.lookup_ms_p99, report.lookup_ms_uncached_median
@@ -169,10 +179,16 @@ fn print(report: &Report, json: bool) {
         report.bytes_per_s_per_super_node,
         report.rss_bytes_per_super_node / 1024
     );
+    let kinds = report.bytes_per_s_by_message.iter().take(6);
+    let kinds: Vec<String> = kinds.map(|(kind, rate)| format!("{kind} {rate:.0}")).collect();
+    println!("                {}", kinds.join(", "));
     println!(
         "  simulator     {} events, {:.0} virtual seconds per second, trace {}",
         report.events, report.virtual_seconds_per_second, report.trace
     );
+    for answer in &report.wrong_answers {
+        println!("  out of date   {answer}");
+    }
     for target in &report.missed {
         println!("  missed        {target}");
     }

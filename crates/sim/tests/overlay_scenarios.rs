@@ -8,8 +8,13 @@ use std::time::Instant;
 use cooee_sim::overlay::{Report, Scenario, Size, run};
 
 fn small(scenario: Scenario, seed: u64) -> Report {
-    let minutes = if scenario == Scenario::SplitHeal { 20 } else { 10 };
-    let size = Size { super_nodes: 60, users: 900, minutes, look_ups_per_minute: 120 };
+    let minutes = match scenario {
+        Scenario::SplitHeal => 20,
+        Scenario::Kill90Restart => 14,
+        _ => 10,
+    };
+    let size =
+        Size { super_nodes: 60, users: 900, minutes, look_ups_per_minute: 120, ..scenario.short() };
     run(scenario, size, seed, Instant::now())
 }
 
@@ -49,6 +54,22 @@ fn a_mass_reboot_ends_with_everyone_attached_and_nobody_overloaded() {
 fn two_halves_grow_together_within_a_minute() {
     let report = meets_its_targets(Scenario::SplitHeal);
     assert!(report.keepers_consistent_percent >= 100.0);
+}
+
+#[test]
+fn certificates_outlive_seventy_two_hours_without_a_login_server_only_if_they_are_long_enough() {
+    let size = |certificate_days| Size {
+        super_nodes: 20,
+        users: 60,
+        minutes: 72 * 60,
+        look_ups_per_minute: 1,
+        certificate_days,
+    };
+    let scenario = Scenario::LoginServerGone;
+    let week = run(scenario, size(7), 7, Instant::now());
+    assert!(week.ok && week.calls > 500, "{:?} {}", week.missed, week.calls);
+    let short = run(scenario, size(4), 7, Instant::now());
+    assert!(short.expired > 0, "two days left at the worst cannot last three");
 }
 
 #[test]

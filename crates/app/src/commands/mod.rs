@@ -9,4 +9,5 @@ pub(crate) mod people;
 pub(crate) mod search;
 pub(crate) mod status;
 pub(crate) mod talk;
+pub(crate) mod trial;
 pub(crate) mod up;

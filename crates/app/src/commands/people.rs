@@ -103,7 +103,7 @@ async fn list(client: &Client, output: Output) -> Result<()> {
     for buddy in &buddies {
         let user = buddy["user"].as_str().unwrap_or("-");
         let words = match buddy["state"].as_str().unwrap_or("-") {
-            "mutual" => buddy["presence"].as_str().unwrap_or("-").to_owned(),
+            "mutual" => presence(buddy),
             "requested" => "asked by you, no answer yet".to_owned(),
             "asked" => format!("wants to be a buddy: `cooee buddies accept {user}`"),
             other => other.to_owned(),
@@ -111,6 +111,25 @@ async fn list(client: &Client, output: Output) -> Result<()> {
         output.result(buddy, format!("{user}  {words}"));
     }
     Ok(())
+}
+
+/// The presence in words, with the age of the last sight.
+fn presence(buddy: &Value) -> String {
+    let word = buddy["presence"].as_str().unwrap_or("-").replace('_', " ");
+    let Some(at) = buddy["last_seen_unix_ms"].as_u64() else { return word };
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let now = now.map_or(0, |since| since.as_millis() as u64);
+    format!("{word}, last seen {}", ago(now.saturating_sub(at) / 1000))
+}
+
+/// How long ago, in the largest unit that says something.
+fn ago(seconds: u64) -> String {
+    match seconds {
+        0..60 => "less than a minute ago".to_owned(),
+        60..3600 => format!("{} min ago", seconds / 60),
+        3600..172_800 => format!("{} h ago", seconds / 3600),
+        _ => format!("{} days ago", seconds / 86_400),
+    }
 }
 
 async fn show(client: &Client, name: &str, output: Output) -> Result<()> {

@@ -1,7 +1,8 @@
-//! `cooee search`: finds users. `cooee keepers`: which super nodes keep a name.
+//! `cooee search`: finds users. `cooee keepers`: which super nodes keep a name. `cooee presence`: what
+//! others see.
 
 use anyhow::Result;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{client::Client, output::Output};
 
@@ -20,6 +21,33 @@ pub(crate) struct SearchArgs {
 pub(crate) struct KeepersArgs {
     /// User name
     name: String,
+}
+
+/// `cooee presence`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  cooee presence                  what is shown now
+  cooee presence away
+  cooee presence do-not-disturb   calls hear busy, nothing rings
+  cooee presence invisible        shown as offline; calls and messages come through")]
+pub(crate) struct PresenceArgs {
+    /// What to show from now on, over restarts too; without it: tell what is shown
+    #[arg(value_parser = ["online", "away", "do-not-disturb", "invisible"])]
+    presence: Option<String>,
+}
+
+/// Shows or changes what others see of this user.
+pub(crate) async fn presence(
+    arguments: PresenceArgs,
+    client: &Client,
+    output: Output,
+) -> Result<()> {
+    let answer: Value = match arguments.presence {
+        Some(presence) => client.post("/v1/presence", &json!({ "presence": presence })).await?,
+        None => client.get("/v1/presence").await?,
+    };
+    output.result(&answer, answer["presence"].as_str().unwrap_or("-"));
+    Ok(())
 }
 
 /// Finds users.

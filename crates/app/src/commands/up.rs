@@ -43,6 +43,12 @@ pub(crate) struct NodeArgs {
     /// Serve others: auto (when able), always, never
     #[arg(long, value_name = "WHEN", value_parser = super_node_role)]
     super_node: Option<SuperNodeRole>,
+    /// Nodes to take as a super node at most
+    #[arg(long, env = "COOEE_CAPACITY", value_name = "NODES")]
+    capacity: Option<u32>,
+    /// Seconds up before offering to serve others (an hour by default)
+    #[arg(long, value_name = "SECONDS")]
+    super_node_after: Option<u64>,
     /// Bytes per second to relay for others at most; 0 relays nothing
     #[arg(long, env = "COOEE_RELAY_BUDGET", value_name = "BYTES")]
     relay_budget: Option<u64>,
@@ -140,6 +146,8 @@ impl NodeArgs {
         settings.bind = bind.unwrap_or(settings.bind);
         settings.well_known_ports &= !self.no_well_known_ports;
         settings.super_node = self.super_node.unwrap_or(settings.super_node);
+        settings.capacity = self.capacity.or(settings.capacity);
+        settings.super_node_after_s = self.super_node_after.unwrap_or(settings.super_node_after_s);
         settings.relay_budget = self.relay_budget.unwrap_or(settings.relay_budget);
         settings.relay_to.extend(self.relay_to.iter().cloned());
         settings.loopback |= self.loopback;

@@ -51,6 +51,12 @@ pub struct Status {
     pub port: u16,
     /// This node serves others.
     pub is_super_node: bool,
+    /// Why it is or is no super node, in a sentence; empty for a dedicated one.
+    #[serde(default)]
+    pub election: String,
+    /// What the user shows: `online`, `away`, `do-not-disturb`, `invisible`.
+    #[serde(default)]
+    pub presence: String,
     /// The overlay as a super node sees it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub overlay: Option<OverlayFacts>,

@@ -8,8 +8,10 @@
 //!
 //! Nothing is decided here: each part does its own work, and this module wires them together.
 
+mod candidacy;
 mod finding;
 mod people;
+mod presence;
 mod publishing;
 mod searching;
 mod serving;
@@ -31,8 +33,8 @@ use cooee_proto::{
 use serde_json::Value;
 use tokio::sync::{broadcast, mpsc, watch};
 
-pub use self::serving::own_addresses;
 use self::{finding::Finder, publishing::Publication, serving::Serving, voice::Voice};
+pub use self::{presence::ShownPresence, serving::own_addresses};
 use crate::{
     account::resolve,
     api::types::{PlaceCall, Problem},
@@ -155,6 +157,7 @@ pub struct Node {
     publication: Publication,
     login: LoginAccess,
     facts: Mutex<Facts>,
+    candidacy: Mutex<candidacy::Standing>,
 }
 
 /// What happened, for the status.
@@ -187,10 +190,11 @@ impl Node {
         let bind = settings.bind_address()?;
         let endpoint = settings.open_udp(&profile, bind)?;
         let port = endpoint.local_addresses().first().map_or(0, SocketAddr::port);
+        let shown = ShownPresence::kept(&profile);
         let serves = settings.serves(user.is_some());
-        let known = publishing::known_super_nodes(&profile);
+        let kept = publishing::kept(&profile);
         let (serving, arrivals) =
-            Serving::start(&settings, &invitation, &endpoint, &dialer, (bind, port), serves, known)
+            Serving::start(&settings, &invitation, &endpoint, &dialer, (bind, port), serves, kept)
                 .await?;
 
         let login = LoginAccess::new(&invitation, dialer.clone());
@@ -212,9 +216,10 @@ impl Node {
             peers: None,
             people: None,
             voice,
-            publication: Publication::default(),
+            publication: Publication::new(shown),
             login,
             facts: Mutex::default(),
+            candidacy: Mutex::default(),
         };
         let mut incoming = None;
         if let Some(user) = user {
@@ -299,6 +304,7 @@ impl Node {
         CallsConfig {
             auto_answer,
             call_waiting: self.settings.call_waiting,
+            do_not_disturb: self.presence() == ShownPresence::DoNotDisturb,
             display_name: self.settings.display_name.clone().unwrap_or_else(|| user.to_string()),
             ring_time: Duration::from_secs(self.settings.ring_seconds),
             ..CallsConfig::default()
@@ -448,9 +454,9 @@ impl Settings {
 
     fn serves(&self, is_user: bool) -> bool {
         match self.super_node {
-            crate::settings::SuperNodeRole::Always => true,
             crate::settings::SuperNodeRole::Never => false,
-            crate::settings::SuperNodeRole::Auto => !is_user,
+            // A user's node serves when it is elected: `candidacy`.
+            _ => !is_user,
         }
     }
 

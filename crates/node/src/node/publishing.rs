@@ -3,17 +3,17 @@
 
 use std::{
     net::SocketAddr,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use bytes::Bytes;
 use cooee_proto::{
     index::{DISPLAY_NAME_BYTES_MAX, RECORD_LIFE_HOURS, RECORD_SUPER_NODES_MAX},
-    wire::v1::{Presence, UserRecord},
+    wire::v1::UserRecord,
 };
 use prost::Message;
 
-use super::Node;
+use super::{Node, ShownPresence};
 use crate::{
     login_server::unix_now,
     overlay::{LiveTrust, OverlayDirectory},
@@ -28,32 +28,39 @@ const REFRESH_HOURS: u64 = 12;
 /// Where a super node keeps the addresses of others.
 const SUPER_NODES_FILE: &str = "super-nodes.json";
 
+/// Where it keeps its shards of the Global Index.
+const SHARDS_FILE: &str = "shards.bin";
+
 /// A larger file is not ours.
 const FILE_BYTES_MAX: usize = 64 * 1024;
 
 /// What was published last.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Publication(Mutex<Published>);
 
-#[derive(Debug, Default)]
+impl Publication {
+    /// Nothing yet; this is to be shown.
+    pub(super) fn new(presence: ShownPresence) -> Self {
+        Self(Mutex::new(Published { presence, sequence: 0, is_due: false }))
+    }
+}
+
+#[derive(Debug)]
 struct Published {
-    presence: Presence,
+    presence: ShownPresence,
     sequence: u64,
+    /// The last try failed.
+    is_due: bool,
 }
 
 impl Node {
-    /// Shows this presence to others from now on; `Offline` makes invisible.
-    pub async fn publish_presence(&self, presence: Presence) {
-        self.published().presence = presence;
-        self.publish().await;
+    /// The presence that the user chose to show.
+    pub fn presence(&self) -> ShownPresence {
+        self.published().presence
     }
 
-    /// The presence that others are shown.
-    pub fn presence(&self) -> Presence {
-        match self.published().presence {
-            Presence::Unspecified => Presence::Online,
-            presence => presence,
-        }
+    pub(super) fn choose_presence(&self, presence: ShownPresence) {
+        self.published().presence = presence;
     }
 
     /// Makes this device findable through the super nodes that hold it now.
@@ -62,8 +69,17 @@ impl Node {
         let super_nodes = attachment.super_nodes().into_iter().take(RECORD_SUPER_NODES_MAX);
         let super_nodes = super_nodes.map(|node| Bytes::copy_from_slice(&node.0)).collect();
         let record = LiveTrust::new(self.tls.clone()).sign_record(self.unsigned(super_nodes));
-        if let Err(error) = attachment.publish(record.encode_to_vec().into()).await {
-            tracing::warn!(%error, "this device could not be published");
+        let published = attachment.publish(record.encode_to_vec().into()).await;
+        if let Err(error) = &published {
+            tracing::warn!(%error, "this device could not be published; trying again");
+        }
+        self.published().is_due = published.is_err();
+    }
+
+    /// Publishes again what a busy or dying super node did not take.
+    pub(super) async fn publish_if_due(&self) {
+        if self.published().is_due {
+            self.publish().await;
         }
     }
 
@@ -80,7 +96,7 @@ impl Node {
             super_nodes,
             sequence,
             expiry_unix_ms: sequence + RECORD_LIFE_HOURS * HOUR_MS,
-            presence: presence.into(),
+            presence: presence.published().into(),
             listed,
             display_name: display_name.map(shortened).unwrap_or_default(),
             ..UserRecord::default()
@@ -96,8 +112,8 @@ impl Node {
     }
 
     /// The overlay, if this node is a super node.
-    pub(super) fn overlay(&self) -> Option<&OverlayDirectory> {
-        self.serving.as_ref()?.overlay.as_deref()
+    pub(super) fn overlay(&self) -> Option<Arc<OverlayDirectory>> {
+        Some(self.serving.as_ref()?.active()?.overlay)
     }
 
     /// Keeps where other super nodes are, so that the next start finds one although those of the
@@ -120,9 +136,15 @@ impl Node {
     }
 }
 
+/// What a super node kept of its last run.
+pub(super) fn kept(profile: &Profile) -> super::serving::Kept {
+    let shards_file = profile.path(SHARDS_FILE);
+    super::serving::Kept { super_nodes: known_super_nodes(profile), shards_file }
+}
+
 /// Super nodes known from before; none if there is no such file or it is damaged: the invitation
 /// names some too.
-pub(super) fn known_super_nodes(profile: &Profile) -> Vec<SocketAddr> {
+fn known_super_nodes(profile: &Profile) -> Vec<SocketAddr> {
     let text = std::fs::read(profile.path(SUPER_NODES_FILE)).unwrap_or_default();
     if text.is_empty() || text.len() > FILE_BYTES_MAX {
         return Vec::new();

@@ -12,7 +12,11 @@ use cooee_proto::{
 use futures::future::join_all;
 use serde_json::{Value, json};
 
-use super::{Node, finding::record_of};
+use super::{
+    Node,
+    finding::record_of,
+    presence::{rank, word},
+};
 use crate::{
     api::types::Problem,
     attachment::{Attachment, FoundDevice},
@@ -48,13 +52,6 @@ impl Node {
 }
 
 impl Node {
-    /// Whether one of these devices says that it is there, and its super node does not disagree.
-    pub(super) fn is_online(&self, devices: &[FoundDevice]) -> bool {
-        let trust = LiveTrust::new(self.tls.clone());
-        let found = devices.iter().filter_map(|device| checked(device, &trust));
-        found.map(|found| found.presence()).any(|presence| presence != Presence::Offline)
-    }
-
     /// The super nodes that keep a name, as this super node ranks them.
     pub fn keepers_of(&self, name: &UserName) -> Result<Value, Problem> {
         let none = || Problem::refused("only a super node knows which super nodes keep a name");
@@ -68,19 +65,19 @@ impl Node {
 struct Shown {
     display_name: String,
     presence: Presence,
+    /// If offline.
+    last_seen_unix_ms: Option<u64>,
 }
 
 impl Shown {
     fn to_json(&self, name: &UserName) -> Value {
-        let presence = match self.presence {
-            Presence::Online => "online",
-            Presence::Away => "away",
-            Presence::DoNotDisturb => "do_not_disturb",
-            Presence::Unspecified | Presence::Offline => "offline",
-        };
+        let presence = word(self.presence);
         let display_name =
             if self.display_name.is_empty() { name.as_str() } else { &self.display_name };
-        json!({ "user": name.as_str(), "display_name": display_name, "presence": presence })
+        json!({
+            "user": name.as_str(), "display_name": display_name, "presence": presence,
+            "last_seen_unix_ms": self.last_seen_unix_ms,
+        })
     }
 }
 
@@ -139,7 +136,7 @@ async fn look_up(
     Ok(shown(&found))
 }
 
-fn checked(device: &FoundDevice, trust: &LiveTrust) -> Option<Found> {
+pub(super) fn checked(device: &FoundDevice, trust: &LiveTrust) -> Option<Found> {
     let record = record_of(device, trust).filter(|record| record.is_live(unix_now()))?;
     Some(Found { record, departed: device.departed })
 }
@@ -147,14 +144,13 @@ fn checked(device: &FoundDevice, trust: &LiveTrust) -> Option<Found> {
 /// One user out of all devices: the newest name, and the presence of whichever is most present.
 fn shown(devices: &[Found]) -> Option<Shown> {
     let newest = devices.iter().max_by_key(|found| found.rank())?;
-    let rank = |presence: &Presence| match presence {
-        Presence::DoNotDisturb => 3,
-        Presence::Online => 2,
-        Presence::Away => 1,
-        Presence::Unspecified | Presence::Offline => 0,
-    };
     let presence = devices.iter().map(Found::presence).max_by_key(rank)?;
-    Some(Shown { display_name: newest.record.wire.display_name.clone(), presence })
+    let last_seen = devices.iter().filter_map(Found::last_seen).max();
+    Some(Shown {
+        display_name: newest.record.wire.display_name.clone(),
+        presence,
+        last_seen_unix_ms: last_seen.map(|at| at.0).filter(|_| rank(&presence) == 0),
+    })
 }
 
 fn unreachable(error: TransportError) -> Problem {

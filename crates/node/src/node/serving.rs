@@ -3,7 +3,8 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
-    sync::Arc,
+    path::PathBuf,
+    sync::{Arc, PoisonError, RwLock, RwLockWriteGuard},
     time::{Duration, Instant},
 };
 
@@ -35,15 +36,31 @@ const WELL_KNOWN_PORTS: [u16; 2] = [443, 80];
 
 /// What arrives without having been asked for.
 pub(super) struct Arrivals {
-    pub(super) splices: Option<mpsc::Receiver<LocalSplice>>,
+    pub(super) splices: mpsc::Receiver<LocalSplice>,
     pub(super) direct: mpsc::Receiver<Box<EndToEndStream>>,
 }
 
-/// The serving half of a node.
+/// What a super node kept of its last run.
+pub(super) struct Kept {
+    pub(super) super_nodes: Vec<SocketAddr>,
+    pub(super) shards_file: PathBuf,
+}
+
+/// What serves others at present: all of it or nothing.
+#[derive(Clone)]
+pub(super) struct Active {
+    pub(super) super_node: SuperNode,
+    pub(super) overlay: Arc<OverlayDirectory>,
+    pub(super) relay: RelayHandle,
+}
+
+/// The serving half of a node. It listens always; it serves from the start, or when elected.
 pub(super) struct Serving {
-    pub(super) super_node: Option<SuperNode>,
-    pub(super) overlay: Option<Arc<OverlayDirectory>>,
-    pub(super) relay: Option<RelayHandle>,
+    active: Arc<RwLock<Option<Active>>>,
+    dialer: Dialer,
+    endpoint: UdpEndpoint,
+    port: u16,
+    splices: mpsc::Sender<LocalSplice>,
 }
 
 impl Serving {
@@ -55,60 +72,142 @@ impl Serving {
         dialer: &Dialer,
         (bind, port): (IpAddr, u16),
         serves: bool,
-        known: Vec<SocketAddr>,
+        kept: Kept,
     ) -> Result<(Self, Arrivals), NodeError> {
-        let own = own_addresses(settings)?;
-        let relay = if serves { Some(start_relay(settings, endpoint, &own)?) } else { None };
+        let active = Arc::<RwLock<Option<Active>>>::default();
         let mut listening = ListenerConfig::new(SocketAddr::new(bind, port));
         if settings.well_known_ports && serves {
             let others = WELL_KNOWN_PORTS.into_iter().filter(|other| *other != port);
             listening.addresses.extend(others.map(|port| SocketAddr::new(bind, port)));
         }
-        listening.turn = relay.clone().map(turn_acceptor);
-        listening.anonymous_allowed = serves;
-        let mut listener = Listener::bind(listening, dialer.tls().clone()).await?;
+        listening.turn = Some(turn_acceptor(active.clone()));
+        let listener = Listener::bind(listening, dialer.tls().clone()).await?;
         let (direct_sender, direct) = mpsc::channel(64);
+        let (splices_sender, splices) = mpsc::channel(64);
+        tokio::spawn(listen(listener, active.clone(), direct_sender));
+        let (dialer, endpoint) = (dialer.clone(), endpoint.clone());
+        let serving = Self { active, dialer, endpoint, port, splices: splices_sender };
+        if serves {
+            let overlay = serving.prepare(settings, invitation, kept).await?;
+            serving.begin(settings, invitation, overlay).await?;
+        }
+        Ok((serving, Arrivals { splices, direct }))
+    }
 
-        let mut overlay = None;
-        let (super_node, splices) = if serves {
-            let config = super_node_config(settings, invitation, (&own, port), relay.clone()).await;
-            let mut contacts = known;
-            contacts.splice(0..0, config.seeds.iter().copied());
-            let start = OverlayStart {
-                address: own_address(&own, &contacts, port),
-                capacity: u32::try_from(config.attached_max).unwrap_or(u32::MAX),
-                contacts,
-            };
-            let directory = OverlayDirectory::start(start, dialer.tls(), endpoint);
-            overlay = Some(directory.clone());
-            let (super_node, splices) = SuperNode::start(config, dialer.clone(), directory);
-            let serving = super_node.clone();
-            tokio::spawn(
-                async move { serving.serve_listener(listener, Some(direct_sender)).await },
-            );
-            (Some(super_node), Some(splices))
-        } else {
-            tokio::spawn(async move {
-                while let Some(accepted) = listener.accept().await {
-                    // A control connection would be somebody who takes us for a super node.
-                    if let Accepted::EndToEnd(stream) = accepted {
-                        let _ = direct_sender.try_send(stream);
-                    }
-                }
-            });
-            (None, None)
+    /// An overlay that answers introductions, so that others can tell that they reach it, and joins
+    /// nobody without contacts.
+    pub(super) async fn prepare(
+        &self,
+        settings: &Settings,
+        invitation: &Invitation,
+        kept: Kept,
+    ) -> Result<Arc<OverlayDirectory>, NodeError> {
+        let own = own_addresses(settings)?;
+        let mut contacts = kept.super_nodes;
+        let start = OverlayStart {
+            address: self.address(settings, &resolve(&invitation.super_nodes).await)?,
+            capacity: u32::try_from(settings.attached_max()).unwrap_or(u32::MAX),
+            contacts: {
+                contacts.splice(0..0, resolve(&invitation.super_nodes).await);
+                contacts
+                    .retain(|contact| !own.contains(&contact.ip()) || contact.port() != self.port);
+                contacts
+            },
+            shards_file: Some(kept.shards_file),
         };
-        Ok((Self { super_node, overlay, relay }, Arrivals { splices, direct }))
+        Ok(OverlayDirectory::start(start, self.dialer.tls(), &self.endpoint))
+    }
+
+    /// The same, alone until it is admitted.
+    pub(super) fn stand_by(&self, settings: &Settings) -> Result<Arc<OverlayDirectory>, NodeError> {
+        let start = OverlayStart {
+            address: self.address(settings, &[])?,
+            capacity: u32::try_from(settings.attached_max()).unwrap_or(u32::MAX),
+            contacts: Vec::new(),
+            shards_file: None,
+        };
+        Ok(OverlayDirectory::start(start, self.dialer.tls(), &self.endpoint))
+    }
+
+    /// Where others reach this node.
+    pub(super) fn address(
+        &self,
+        settings: &Settings,
+        contacts: &[SocketAddr],
+    ) -> Result<SocketAddr, NodeError> {
+        Ok(own_address(&own_addresses(settings)?, contacts, self.port))
+    }
+
+    /// Starts relay and super node.
+    pub(super) async fn begin(
+        &self,
+        settings: &Settings,
+        invitation: &Invitation,
+        overlay: Arc<OverlayDirectory>,
+    ) -> Result<(), NodeError> {
+        let own = own_addresses(settings)?;
+        let relay = start_relay(settings, &self.endpoint, &own)?;
+        let config =
+            super_node_config(settings, invitation, (&own, self.port), relay.clone()).await;
+        let (super_node, mut local) =
+            SuperNode::start(config, self.dialer.clone(), overlay.clone());
+        let splices = self.splices.clone();
+        tokio::spawn(async move {
+            while let Some(splice) = local.recv().await {
+                if splices.send(splice).await.is_err() {
+                    return;
+                }
+            }
+        });
+        *write(&self.active) = Some(Active { super_node, overlay, relay });
+        Ok(())
+    }
+
+    /// What serves now.
+    pub(super) fn active(&self) -> Option<Active> {
+        read(&self.active)
+    }
+
+    /// Serves no longer: sends attached nodes elsewhere, hands over, and is an ordinary node again.
+    pub(super) async fn retire(&self, patience: Duration) {
+        self.drain(patience).await;
+        *write(&self.active) = None;
     }
 
     /// Tells everybody that this node serves no longer, sends attached nodes elsewhere
     /// and waits, but no longer than `patience`.
     pub(super) async fn drain(&self, patience: Duration) {
-        if let Some(overlay) = &self.overlay {
-            overlay.leave();
-        }
-        if let Some(super_node) = &self.super_node {
-            super_node.drain(patience).await;
+        let Some(active) = self.active() else { return };
+        active.overlay.leave();
+        active.super_node.drain(patience).await;
+        active.overlay.store_shards().await;
+    }
+}
+
+fn write(active: &RwLock<Option<Active>>) -> RwLockWriteGuard<'_, Option<Active>> {
+    active.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn read(active: &RwLock<Option<Active>>) -> Option<Active> {
+    active.read().unwrap_or_else(PoisonError::into_inner).clone()
+}
+
+/// Hands out what arrives: control connections to the super node, if this is one now.
+async fn listen(
+    mut listener: Listener,
+    active: Arc<RwLock<Option<Active>>>,
+    direct: mpsc::Sender<Box<EndToEndStream>>,
+) {
+    while let Some(accepted) = listener.accept().await {
+        match (accepted, read(&active)) {
+            (Accepted::EndToEnd(stream), _) => {
+                let _ = direct.try_send(stream);
+            }
+            (Accepted::Control(connection), Some(active)) => {
+                tokio::spawn(async move { active.super_node.serve(connection).await });
+            }
+            // Somebody who dials back, or takes us for a super node.
+            (Accepted::Control(connection), None) => connection.close(),
         }
     }
 }
@@ -177,9 +276,9 @@ fn start_relay(
     Ok(RelayHandle::start(endpoint, RelayOptions { config, bind_v4: None, bind_v6: None })?)
 }
 
-fn turn_acceptor(relay: RelayHandle) -> TurnAcceptor {
+fn turn_acceptor(active: Arc<RwLock<Option<Active>>>) -> TurnAcceptor {
     Arc::new(move |turn| {
-        let relay = relay.clone();
+        let Some(Active { relay, .. }) = read(&active) else { return };
         tokio::spawn(async move {
             if let Err(error) = relay.serve_stream(turn.stream, turn.remote).await {
                 tracing::debug!(remote = %turn.remote, %error, "TURN stream ended");
@@ -192,10 +291,10 @@ async fn super_node_config(
     settings: &Settings,
     invitation: &Invitation,
     (own, port): (&[IpAddr], u16),
-    relay: Option<RelayHandle>,
+    relay: RelayHandle,
 ) -> SuperNodeConfig {
     let own = own.to_vec();
-    let mint = relay.filter(|_| settings.relay_budget > 0).map(|relay| {
+    let mint = (settings.relay_budget > 0).then(|| {
         let source = move |node: &Certificate, reached: SocketAddr| {
             let minted = relay.mint(node.node(), CREDENTIALS_LIFE);
             Some(TurnCredentials {
@@ -214,6 +313,7 @@ async fn super_node_config(
         login_servers: resolve(&invitation.login_servers).await,
         relay_budget_bytes_per_second: settings.relay_budget,
         turn_credentials: mint,
+        attached_max: settings.attached_max(),
         ..SuperNodeConfig::default()
     }
 }

@@ -36,7 +36,8 @@ impl Node {
             }
             _ => (None, None),
         };
-        let relay = self.serving.as_ref().and_then(|serving| serving.relay.as_ref());
+        let active = self.serving.as_ref().and_then(super::serving::Serving::active);
+        let relay = active.as_ref().map(|active| &active.relay);
         let (login_ms, login_bytes) = {
             let facts = self.facts();
             (facts.login_ms, facts.login_bytes)
@@ -53,8 +54,10 @@ impl Node {
             login_ms,
             login_bytes,
             port: self.port,
-            overlay: self.overlay().map(overlay_facts),
-            is_super_node: self.serving.as_ref().is_some_and(|it| it.super_node.is_some()),
+            overlay: active.as_ref().map(|active| overlay_facts(&active.overlay)),
+            is_super_node: active.is_some(),
+            election: self.candidacy_words(),
+            presence: self.presence().name().to_owned(),
             relayed_bytes: relay.map_or(0, |relay| relay.counts().relayed_bytes),
             certificate_expires_unix_ms: certificate.map_or(0, |it| it.not_after().0),
             calls: self.calls.as_ref().map_or(0, |calls| calls.list().len()),
@@ -77,27 +80,30 @@ impl Node {
         let dropped = Gauge::<i64>::default();
         dropped.set(i64::try_from(counts.unclaimed_dropped).unwrap_or(i64::MAX));
         registry.register("udp_unclaimed", "Datagrams that nobody here expected", dropped);
-        if let Some(serving) = &self.serving {
-            if let Some(super_node) = &serving.super_node {
-                super_node.metrics().register(registry.sub_registry_with_prefix("super_node"));
-                let attached = Gauge::<i64>::default();
-                attached.set(super_node.attached().len() as i64);
-                registry.register("super_node_attached", "Nodes attached here", attached);
-            }
-            if let Some(overlay) = &serving.overlay {
-                register_overlay(&mut registry, &overlay_facts(overlay));
-            }
-            if let Some(relay) = &serving.relay {
-                let counts = relay.counts();
-                for (name, help, value) in [
-                    ("relay_allocations", "Allocations that stand", counts.allocations),
-                    ("relay_packets", "Payloads relayed", counts.relayed_packets),
-                    ("relay_bytes", "Bytes of payload relayed", counts.relayed_bytes),
-                ] {
-                    let gauge = Gauge::<i64>::default();
-                    gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
-                    registry.register(name, help, gauge);
-                }
+        for (name, help, value) in [
+            ("udp_sent_bytes", "Bytes of UDP payload sent", counts.sent_bytes),
+            ("udp_received_bytes", "Bytes of UDP payload received", counts.received_bytes),
+        ] {
+            let gauge = Gauge::<i64>::default();
+            gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+            registry.register(name, help, gauge);
+        }
+        if let Some(active) = self.serving.as_ref().and_then(super::serving::Serving::active) {
+            let super_node = &active.super_node;
+            super_node.metrics().register(registry.sub_registry_with_prefix("super_node"));
+            let attached = Gauge::<i64>::default();
+            attached.set(super_node.attached().len() as i64);
+            registry.register("super_node_attached", "Nodes attached here", attached);
+            register_overlay(&mut registry, &overlay_facts(&active.overlay));
+            let counts = active.relay.counts();
+            for (name, help, value) in [
+                ("relay_allocations", "Allocations that stand", counts.allocations),
+                ("relay_packets", "Payloads relayed", counts.relayed_packets),
+                ("relay_bytes", "Bytes of payload relayed", counts.relayed_bytes),
+            ] {
+                let gauge = Gauge::<i64>::default();
+                gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+                registry.register(name, help, gauge);
             }
         }
         let mut text = String::new();

@@ -29,6 +29,9 @@ use crate::{
 /// How often upkeep looks at the certificate and stores the host cache.
 const ROUND: Duration = Duration::from_secs(60);
 
+/// A record that no super node took is published again after this.
+const PUBLISH_AGAIN: Duration = Duration::from_secs(5);
+
 /// TURN credentials are asked for again after this: well within their life of hours.
 const RELAYS_EVERY: Duration = Duration::from_secs(1800);
 
@@ -82,6 +85,7 @@ pub(super) fn start(node: &Arc<Node>, incoming: Option<Incoming>, arrivals: Arri
         tokio::spawn(take_splices(Arc::downgrade(node), incoming.splices));
         tokio::spawn(hand_on_attachment(Arc::downgrade(node), incoming.events));
         tokio::spawn(keep_relays(Arc::downgrade(node)));
+        tokio::spawn(keep_published(Arc::downgrade(node)));
         tokio::spawn(check_in_calls(Arc::downgrade(node)));
         tokio::spawn(watch_network(Arc::downgrade(node)));
     }
@@ -91,6 +95,7 @@ pub(super) fn start(node: &Arc<Node>, incoming: Option<Incoming>, arrivals: Arri
     tokio::spawn(take_arrivals(Arc::downgrade(node), arrivals));
     tokio::spawn(keep_up(Arc::downgrade(node)));
     tokio::spawn(keep_revocations(Arc::downgrade(node)));
+    tokio::spawn(super::candidacy::stand(Arc::downgrade(node)));
 }
 
 async fn take_splices(
@@ -107,14 +112,8 @@ async fn take_splices(
 
 async fn take_arrivals(node: Weak<Node>, mut arrivals: Arrivals) {
     loop {
-        let splice = async {
-            match arrivals.splices.as_mut() {
-                Some(splices) => splices.recv().await,
-                None => std::future::pending().await,
-            }
-        };
         tokio::select! {
-            splice = splice => {
+            splice = arrivals.splices.recv() => {
                 let (Some(splice), Some(node)) = (splice, node.upgrade()) else { return };
                 if let Some(peers) = &node.peers {
                     peers.accept_splice(splice.from, splice.stream);
@@ -158,7 +157,7 @@ async fn hand_on_attachment(
             AttachmentEvent::SuperNodesChanged(_) => node.publish().await,
             AttachmentEvent::Notified { key, found } => {
                 if let Some(people) = &node.people {
-                    people.handle_found(key, node.is_online(&found)).await;
+                    people.handle_found(key, node.seen_as(&found)).await;
                 }
             }
             AttachmentEvent::ClockDiffers { by } => {
@@ -182,6 +181,15 @@ async fn watch_network(node: Weak<Node>) {
             known = addresses;
             attachment.network_changed().await;
         }
+    }
+}
+
+/// Publishes again what was not taken.
+async fn keep_published(node: Weak<Node>) {
+    loop {
+        sleep(PUBLISH_AGAIN).await;
+        let Some(node) = node.upgrade() else { return };
+        node.publish_if_due().await;
     }
 }
 
@@ -281,7 +289,7 @@ async fn keep_relays(node: Weak<Node>) {
 /// keep silent about it.
 async fn keep_revocations(node: Weak<Node>) {
     let Some((mut changed, every)) = node.upgrade().map(|node| {
-        let is_super_node = node.serving.as_ref().is_some_and(|it| it.super_node.is_some());
+        let is_super_node = node.overlay().is_some();
         let often = Duration::from_secs(node.settings.revocations_every_s.max(1));
         let every = if is_super_node { often } else { often.max(REVOCATIONS_EVERY_ORDINARY) };
         (node.tls.trust().revocations(), every)

@@ -4,10 +4,11 @@ use std::{net::SocketAddr, sync::Arc};
 
 use bytes::Bytes;
 use cooee_proto::{
+    control::{address_from_wire, node_id},
     identity::{Certificate, NameKey, NodeId},
     index::{self, Pattern, PublishRefused},
     overlay::super_node::Refused,
-    wire::v1::{Found, Search, SearchResult},
+    wire::v1::{Admit, Admitted, DialBack, DialedBack, Found, Search, SearchResult},
 };
 use futures::future::{BoxFuture, FutureExt};
 use prost::Message;
@@ -46,8 +47,30 @@ fn gave_up(_: oneshot::error::RecvError) -> DirectoryError {
 }
 
 impl Directory for OverlayDirectory {
-    fn start(&self, _peers: Arc<dyn SuperNodePeers>) {
-        // The overlay talks over UDP; links are the super node's own.
+    fn start(&self, peers: Arc<dyn SuperNodePeers>) {
+        // The overlay talks over UDP; links carry wishes to be admitted. A second start would be the
+        // caller's mistake; the first one's peers stay.
+        let _ = self.peers.set(peers);
+    }
+
+    fn admit<'a>(
+        &'a self,
+        from: &'a Certificate,
+        remote: Option<SocketAddr>,
+        wish: Admit,
+    ) -> BoxFuture<'a, Result<Admitted, DirectoryError>> {
+        self.consider(from, remote, wish).boxed()
+    }
+
+    fn dial_back(&self, wanted: DialBack) -> BoxFuture<'_, Result<DialedBack, DirectoryError>> {
+        let malformed = || DirectoryError::Malformed("an address and a node are wanted".into());
+        let address = wanted.address.as_ref().and_then(address_from_wire);
+        let node = node_id(&wanted.node).ok();
+        async move {
+            let (Some(address), Some(node)) = (address, node) else { return Err(malformed()) };
+            Ok(OverlayDirectory::dial_back(self, node, address).await)
+        }
+        .boxed()
     }
 
     fn attached(&self, node: &Certificate) {

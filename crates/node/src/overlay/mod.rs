@@ -9,13 +9,16 @@
 //! Every rule is in `cooee_proto::overlay`. Here are the socket, the timers, and who waits for
 //! which answer.
 
+mod admitting;
 mod directory;
+mod shards;
 mod trust;
 
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak},
     time::{Duration, Instant},
 };
 
@@ -24,6 +27,7 @@ use cooee_proto::{
     identity::{NameKey, NodeId},
     index::{Answer, WildcardAnswer},
     overlay::{Output, OverlayConfig, OverlayStatus, SuperNodeOverlay, sealed::Sealed},
+    wire::v1,
 };
 use tokio::{
     sync::{Notify, mpsc, oneshot},
@@ -34,7 +38,7 @@ pub use trust::LiveTrust;
 
 use crate::{
     login_server::random_seed,
-    super_node::Notifier,
+    super_node::{Notifier, SuperNodePeers},
     transport::Tls,
     udp::{ReceivedDatagram, UdpEndpoint},
 };
@@ -58,6 +62,8 @@ pub struct OverlayStart {
     pub capacity: u32,
     /// Super nodes to join through: of the invitation, and members known from before.
     pub contacts: Vec<SocketAddr>,
+    /// Where what it keeps of the Global Index lies over a restart; nowhere if there is none.
+    pub shards_file: Option<PathBuf>,
 }
 
 /// The overlay of one super node. It ends with the last handle.
@@ -66,7 +72,9 @@ pub struct OverlayDirectory {
     tls: Arc<Tls>,
     endpoint: UdpEndpoint,
     address: SocketAddr,
-    contacts: Vec<SocketAddr>,
+    contacts: Mutex<Vec<SocketAddr>>,
+    shards_file: Option<PathBuf>,
+    peers: OnceLock<Arc<dyn SuperNodePeers>>,
     wake: Arc<Notify>,
 }
 
@@ -76,6 +84,7 @@ struct State {
     look_ups: BTreeMap<u64, oneshot::Sender<Answer>>,
     searches: BTreeMap<u64, oneshot::Sender<WildcardAnswer>>,
     notifiers: BTreeMap<NodeId, Notifier>,
+    candidates: admitting::Candidates,
 }
 
 impl OverlayDirectory {
@@ -98,11 +107,14 @@ impl OverlayDirectory {
                 look_ups: BTreeMap::new(),
                 searches: BTreeMap::new(),
                 notifiers: BTreeMap::new(),
+                candidates: admitting::Candidates::new(),
             }),
             tls: tls.clone(),
             endpoint: endpoint.clone(),
             address: start.address,
-            contacts,
+            contacts: Mutex::new(contacts),
+            shards_file: start.shards_file,
+            peers: OnceLock::new(),
             wake: Arc::default(),
         });
         let datagrams = endpoint.register_overlay();
@@ -136,9 +148,23 @@ impl OverlayDirectory {
         addresses
     }
 
+    /// Begins to take part, by this admission and through these super nodes; or goes on, by a renewed
+    /// one.
+    pub fn admitted(&self, admission: v1::Admission, through: Vec<SocketAddr>) {
+        *self.contacts.lock().unwrap_or_else(PoisonError::into_inner) = through;
+        self.with(|overlay, now| overlay.renew_admission(now, admission));
+    }
+
     /// Tells everybody of the renewed certificate.
     pub fn renewed(&self) {
         self.with(|overlay, now| overlay.renew(now));
+    }
+
+    /// Writes what is kept of the Global Index for the next start.
+    pub async fn store_shards(self: &Arc<Self>) {
+        if let Some(path) = &self.shards_file {
+            self.write_shards(path).await;
+        }
     }
 
     /// Tells everybody that this super node leaves, and hands over what it keeps. Datagrams must
@@ -200,8 +226,9 @@ impl OverlayDirectory {
         if status.members > 1 && status.joined {
             return;
         }
-        let contacts = &self.contacts[..self.contacts.len().min(CONTACTS_MAX)];
-        state.overlay.join(self.now(), contacts);
+        let contacts = self.contacts.lock().unwrap_or_else(PoisonError::into_inner);
+        state.overlay.join(self.now(), &contacts[..contacts.len().min(CONTACTS_MAX)]);
+        drop(contacts);
         self.carry_out(&mut state);
     }
 }
@@ -212,6 +239,11 @@ async fn run(
     mut datagrams: mpsc::Receiver<ReceivedDatagram>,
     wake: Arc<Notify>,
 ) {
+    let shards_file = directory.upgrade().and_then(|directory| directory.shards_file.clone());
+    if let Some(path) = shards_file {
+        shards::restore(&directory, &path).await;
+        tokio::spawn(shards::keep_written(directory.clone(), path));
+    }
     let mut join_at = Instant::now();
     loop {
         let Some(strong) = directory.upgrade() else { return };
@@ -247,7 +279,7 @@ fn now(tls: &Tls) -> Now {
 }
 
 /// Major, minor and patch in one number, as the overlay compares versions.
-fn program_version() -> u32 {
+pub(crate) fn program_version() -> u32 {
     let mut parts = env!("CARGO_PKG_VERSION").split(['.', '-']).map(|part| part.parse::<u32>());
     let mut next = || parts.next().and_then(Result::ok).unwrap_or(0);
     next() << 16 | next() << 8 | next()

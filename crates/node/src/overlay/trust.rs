@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use cooee_proto::{
     clock::UnixTime,
-    identity::{NetworkId, NodeId, NodePublicKey},
+    identity::{NetworkId, NodeId, NodePublicKey, Role},
     index::record_signed_part,
     overlay::{Certified, Trust},
     wire::v1,
@@ -54,6 +54,7 @@ impl Trust for LiveTrust {
             node: certificate.node(),
             public_key: certificate.public_key(),
             user: certificate.user().cloned(),
+            is_super_node: certificate.roles().contains(Role::SuperNode),
         })
     }
 

@@ -92,10 +92,32 @@ pub struct BuddyView {
     pub display_name: String,
     /// `requested`, `asked`, `mutual` or `blocked`.
     pub state: &'static str,
-    /// `online` or `offline`; `unknown` unless both sides want to be buddies.
+    /// `online`, `away`, `do_not_disturb` or `offline`; `unknown` unless both sides want to be
+    /// buddies.
     pub presence: &'static str,
+    /// When they were last there, if they are offline and it is known.
+    pub last_seen_unix_ms: Option<u64>,
     /// The safety number of every known device was compared.
     pub verified: bool,
+}
+
+/// How a watched user is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SeenAs {
+    /// `online`, `away`, `do_not_disturb` or `offline`.
+    pub presence: &'static str,
+    /// When they were last there, if they are offline.
+    pub last_seen_unix_ms: Option<u64>,
+}
+
+impl SeenAs {
+    /// Not there, as far as is known.
+    pub const OFFLINE: Self = Self { presence: "offline", last_seen_unix_ms: None };
+
+    /// Whether a device of theirs says that it is there.
+    pub fn is_there(&self) -> bool {
+        self.presence != Self::OFFLINE.presence
+    }
 }
 
 /// A device of a buddy, with the number to compare.
@@ -222,10 +244,10 @@ impl People {
         self.ask(move |task| task.send(&to, text)).await?
     }
 
-    /// A watched name has devices that can be reached now, or none.
-    pub async fn handle_found(&self, key: NameKey, is_online: bool) {
+    /// A watched name is shown like this now.
+    pub async fn handle_found(&self, key: NameKey, seen: SeenAs) {
         // A node that shuts down needs to know no more.
-        let _ = self.ask(move |task| task.handle_found(key, is_online)).await;
+        let _ = self.ask(move |task| task.handle_found(key, seen)).await;
     }
 
     async fn ask<T: Send + 'static>(

@@ -25,7 +25,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Command, MessageView, PeopleConfig, PeopleError, StoreError, store::Store};
+use super::{Command, MessageView, PeopleConfig, PeopleError, SeenAs, StoreError, store::Store};
 use crate::{
     attachment::Attachment,
     call::LookUp,
@@ -54,7 +54,10 @@ pub(super) struct Task {
     dirty: Arc<Notify>,
     /// Names that the super node tells of. Bound: `WATCHED_NAMES_MAX`.
     watched: BTreeMap<NameKey, UserName>,
+    /// Those of them to whom something may be sent at once.
     online: BTreeSet<UserName>,
+    /// How they are shown, as the index says.
+    shown: BTreeMap<UserName, SeenAs>,
     /// Requests without an answer: when to repeat, and the pause after that.
     asking: BTreeMap<UserName, (Instant, Duration)>,
 }
@@ -86,6 +89,7 @@ impl Task {
             dirty: Arc::default(),
             watched: BTreeMap::new(),
             online: BTreeSet::new(),
+            shown: BTreeMap::new(),
             asking,
         };
         Ok((task, config.peer_events))
@@ -284,13 +288,17 @@ impl Task {
         }
     }
 
-    /// A watched name has devices now, or none.
-    pub(super) fn handle_found(&mut self, key: NameKey, is_online: bool) {
+    /// A watched name is shown differently now.
+    pub(super) fn handle_found(&mut self, key: NameKey, seen: SeenAs) {
         let Some(user) = self.watched.get(&key).cloned() else { return };
-        if is_online {
+        if seen.is_there() {
             self.seen(&user);
-        } else if self.online.remove(&user) {
-            self.tell_presence(&user, "offline");
+        } else {
+            self.online.remove(&user);
+        }
+        let before = self.shown.insert(user.clone(), seen);
+        if before != Some(seen) {
+            self.tell_presence(&user, seen);
         }
     }
 
@@ -306,13 +314,19 @@ impl Task {
             *asking = (Instant::now() + ASK_FIRST, ASK_FIRST);
             self.send_request(user.clone());
         }
-        self.tell_presence(user, "online");
     }
 
-    fn tell_presence(&self, user: &UserName, presence: &str) {
+    fn tell_presence(&self, user: &UserName, seen: SeenAs) {
         if self.list().relation(user) == Relation::MutualBuddy {
-            self.tell(json!({ "event": "presence", "user": user.as_str(), "presence": presence }));
+            self.tell(json!({
+                "event": "presence", "user": user.as_str(), "presence": seen.presence,
+                "last_seen_unix_ms": seen.last_seen_unix_ms,
+            }));
         }
+    }
+
+    fn shown(&self, user: &UserName) -> SeenAs {
+        self.shown.get(user).copied().unwrap_or(SeenAs::OFFLINE)
     }
 
     fn handle_timeout(&mut self) {
@@ -410,6 +424,7 @@ impl Task {
             return;
         }
         self.online.retain(|user| watched.values().any(|watched| watched == user));
+        self.shown.retain(|user, _| watched.values().any(|watched| watched == user));
         let keys = watched.keys().copied().collect();
         self.watched = watched;
         let attachment = self.attachment.clone();

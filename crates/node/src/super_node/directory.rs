@@ -8,7 +8,10 @@ use std::{net::SocketAddr, sync::Arc};
 use bytes::Bytes;
 use cooee_proto::{
     identity::{Certificate, NameKey, NodeId},
-    wire::v1::{Found, Notify, Search, SearchResult, answer, control_message, request},
+    wire::v1::{
+        Admit, Admitted, DialBack, DialedBack, Found, Notify, Search, SearchResult, answer,
+        control_message, request,
+    },
 };
 use futures::future::BoxFuture;
 
@@ -103,6 +106,22 @@ pub trait Directory: Send + Sync + 'static {
         from: &'a Certificate,
         search: Search,
     ) -> BoxFuture<'a, Result<SearchResult, DirectoryError>>;
+    /// A node wants to serve at an address; `remote` is where its connection comes from, `None` if a
+    /// super node passes its wish on.
+    fn admit<'a>(
+        &'a self,
+        _from: &'a Certificate,
+        _remote: Option<SocketAddr>,
+        _wish: Admit,
+    ) -> BoxFuture<'a, Result<Admitted, DirectoryError>> {
+        let error = DirectoryError::NotAvailable("nobody is admitted here".into());
+        Box::pin(std::future::ready(Err(error)))
+    }
+    /// Another super node wants to know whether a node can be reached.
+    fn dial_back(&self, _wanted: DialBack) -> BoxFuture<'_, Result<DialedBack, DirectoryError>> {
+        let error = DirectoryError::NotAvailable("nobody is dialled here".into());
+        Box::pin(std::future::ready(Err(error)))
+    }
     /// Whether a node may act as a super node although its certificate does not say so.
     fn admits(&self, node: NodeId) -> bool;
     /// Where a super node listens.

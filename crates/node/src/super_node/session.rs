@@ -9,9 +9,9 @@ use cooee_proto::{
     },
     identity::{Certificate, Role},
     wire::v1::{
-        Busy, ControlMessage, HostCacheUpdate, LookUp, LookUpResult, Published, Rejected, Request,
-        Search, Watch, Watching, answer, control_message::Kind, rejected, request,
-        request_refused::Reason,
+        Admit, Busy, ControlMessage, DialBack, HostCacheUpdate, LookUp, LookUpResult, Published,
+        Rejected, Request, Search, Watch, Watching, answer, control_message::Kind, rejected,
+        request, request_refused::Reason,
     },
 };
 use tokio::{sync::Semaphore, time::timeout};
@@ -207,6 +207,10 @@ impl Session<'_> {
             Kind::Request(Request { id, kind: Some(kind) }) => match kind {
                 request::Kind::LookUp(look_up) => self.look_up(id, look_up, look_ups).await,
                 request::Kind::Search(search) => self.search(id, search, look_ups).await,
+                request::Kind::Admit(wish) => self.admit(id, wish, look_ups).await,
+                request::Kind::DialBack(wanted) if self.quota.is_none() => {
+                    self.dial_back(id, wanted, look_ups).await;
+                }
                 kind => {
                     let result = self.answer_to(kind).await;
                     respond(self.channel, id, result).await;
@@ -266,6 +270,29 @@ impl Session<'_> {
         });
     }
 
+    async fn admit(&self, id: u64, wish: Admit, look_ups: &Arc<Semaphore>) {
+        let Ok(permit) = look_ups.clone().acquire_owned().await else { return };
+        let (directory, peer, channel) =
+            (self.shared.directory.clone(), self.peer.clone(), self.channel.clone());
+        // Only a super node may speak for another.
+        let remote = self.quota.is_some().then(|| channel.connection().remote_address());
+        tokio::spawn(async move {
+            let result = directory.admit(&peer, remote, wish).await.map(answer::Kind::Admitted);
+            respond(&channel, id, result).await;
+            drop(permit);
+        });
+    }
+
+    async fn dial_back(&self, id: u64, wanted: DialBack, look_ups: &Arc<Semaphore>) {
+        let Ok(permit) = look_ups.clone().acquire_owned().await else { return };
+        let (directory, channel) = (self.shared.directory.clone(), self.channel.clone());
+        tokio::spawn(async move {
+            let result = directory.dial_back(wanted).await.map(answer::Kind::DialedBack);
+            respond(&channel, id, result).await;
+            drop(permit);
+        });
+    }
+
     async fn answer_to(&self, kind: request::Kind) -> Result<answer::Kind, DirectoryError> {
         let directory = &self.shared.directory;
         match kind {
@@ -292,7 +319,10 @@ impl Session<'_> {
             request::Kind::Index(message) => {
                 directory.index_message(self.peer, message).await.map(answer::Kind::Index)
             }
-            request::Kind::LookUp(_) | request::Kind::Search(_) => {
+            request::Kind::DialBack(_) => {
+                Err(DirectoryError::NotAllowed("only super nodes ask for that".into()))
+            }
+            request::Kind::LookUp(_) | request::Kind::Search(_) | request::Kind::Admit(_) => {
                 unreachable!("handled apart, because it takes long")
             }
         }

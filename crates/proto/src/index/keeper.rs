@@ -107,12 +107,18 @@ pub struct KeeperStatistics {
     pub pages_sent: u64,
 }
 
+/// When a shard that was taken up counts as complete although no page said so (chosen: a hand-over
+/// takes 2 s and a few round trips).
+const FILLING_TIME: Duration = Duration::from_secs(30);
+
 #[derive(Default)]
 pub(super) struct Shard {
     /// Sorted by key and device.
     pub(super) entries: Vec<Held>,
     pub(super) digest: u64,
     pub(super) placement: Placement,
+    /// When what is held counts as all there is: what was taken up just now may lack something.
+    pub(super) complete_at: Option<Instant>,
     /// Since when this node is not among the keepers any more.
     pub(super) surplus_since: Option<Instant>,
 }
@@ -171,9 +177,11 @@ impl Keeper {
         shard.range(key).iter().filter(|held| held.is_live(now)).collect()
     }
 
-    /// Whether this node holds the shard of `key` as a keeper that has been one for a while.
-    pub fn keeps(&self, key: &NameKey) -> bool {
-        self.shards.get(&shard_of(key)).is_some_and(|shard| shard.surplus_since.is_none())
+    /// Whether "nothing" is an answer: whoever took the shard up just now, or does not hold it,
+    /// cannot know.
+    pub fn knows_all(&self, now: Instant, key: &NameKey) -> bool {
+        let shard = self.shards.get(&shard_of(key));
+        shard.is_some_and(|shard| shard.complete_at.is_none_or(|at| at <= now))
     }
 
     /// Files an entry that came from elsewhere.
@@ -214,7 +222,8 @@ impl Keeper {
         // Views of the membership differ a little: whoever is ranked at all takes the entry.
         let ranked = placement.place(view.own.0).is_some_and(|place| place < RANKED);
         if ranked {
-            self.shards.insert(shard, Shard { placement, ..Shard::default() });
+            let complete_at = Some(view.now.instant + FILLING_TIME);
+            self.shards.insert(shard, Shard { placement, complete_at, ..Shard::default() });
         }
         ranked
     }

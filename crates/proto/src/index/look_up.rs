@@ -101,6 +101,8 @@ pub struct LookUpStatistics {
 #[derive(Clone, Debug)]
 enum Reply {
     Awaited,
+    /// It cannot tell: asked too much, or took the shard up just now.
+    Refused,
     Found(Vec<(NodeId, u64, bool)>),
 }
 
@@ -224,7 +226,7 @@ impl LookUps {
     ) {
         let Some(query) = self.queries.get_mut(&answer.request) else { return };
         let Some(reply) = query.replies.get_mut(&from) else { return };
-        if !matches!(reply, Reply::Awaited) || answer.refused {
+        if !matches!(reply, Reply::Awaited) {
             return;
         }
         let mut found = Vec::new();
@@ -232,7 +234,9 @@ impl LookUps {
             let Some(one) = check(view, &query.key, entry) else { continue };
             found.push(one);
         }
-        *reply = Reply::Found(found.iter().map(summary).collect());
+        // Who does not know all has no voice in the count, but what it holds may be the newest.
+        let told = Reply::Found(found.iter().map(summary).collect());
+        *reply = if answer.refused { Reply::Refused } else { told };
         merge(&mut query.best, found);
         self.settle(view, keeper, answer.request);
     }
@@ -264,6 +268,7 @@ impl LookUps {
         for (node, reply) in &query.replies {
             match reply {
                 Reply::Awaited => awaited += 1,
+                Reply::Refused => {}
                 Reply::Found(_) if !trusted(node) => {}
                 Reply::Found(found) if *found == best => alike += 1,
                 Reply::Found(_) => different += 1,
@@ -333,7 +338,7 @@ impl LookUps {
             .collect();
         for (node, reply) in query.replies.iter().take(ASKED_FIRST) {
             let Reply::Found(told) = reply else {
-                if query.deadline <= view.now.instant {
+                if matches!(reply, Reply::Awaited) && query.deadline <= view.now.instant {
                     self.silent.push(*node);
                 }
                 continue;
@@ -378,7 +383,9 @@ fn ask(
         if *node == view.own.0 {
             let held = keeper.find(view.now.unix, &query.key);
             let found: Vec<Found> = held.iter().map(|held| held.found()).collect();
-            query.replies.insert(*node, Reply::Found(found.iter().map(summary).collect()));
+            let knows = keeper.knows_all(view.now.instant, &query.key);
+            let told = Reply::Found(found.iter().map(summary).collect());
+            query.replies.insert(*node, if knows { told } else { Reply::Refused });
             merge(&mut query.best, found);
             continue;
         }

@@ -3,6 +3,7 @@
 //! * `record`: what a device signs, what it is filed under;
 //! * `keeper`: the shards that this super node holds;
 //! * `transfer`: handing shards over when the membership changes, and repairing them;
+//! * `stored`: what is held, over a restart;
 //! * `publisher`: putting the records of attached devices into the index;
 //! * `look_up`: finding a name, from the cache, the keepers, more keepers, the login server;
 //! * `wildcard`: finding names that match a pattern.
@@ -12,6 +13,7 @@ mod keeper;
 mod look_up;
 mod publisher;
 mod record;
+mod stored;
 mod transfer;
 mod wildcard;
 
@@ -23,6 +25,7 @@ pub use record::{
     DISPLAY_NAME_BYTES_MAX, RECORD_LIFE_HOURS, RECORD_SUPER_NODES_MAX, TERM_CHARACTERS, UserRecord,
     departure_signed_part, entry_hash, fold, record_signed_part, term_key,
 };
+pub use stored::stored_entries;
 pub use wildcard::{Match, Pattern, PatternError, WildcardAnswer, Wildcards};
 
 use std::sync::Arc;

@@ -58,6 +58,8 @@ const PLACE_BYTES: usize = NameKey::BYTES + NodeId::BYTES;
 pub(super) struct Transfer {
     rng: ChaCha12Rng,
     offers: BTreeSet<(u32, NodeId)>,
+    /// Shards of before a restart, to be compared with another keeper's once others are known.
+    pub(super) to_compare: BTreeSet<u32>,
     next_offers: Option<Instant>,
     next_repair: Instant,
     repaired: u32,
@@ -73,6 +75,7 @@ impl Transfer {
         Self {
             rng,
             offers: BTreeSet::new(),
+            to_compare: BTreeSet::new(),
             next_offers: None,
             next_repair,
             repaired: 0,
@@ -104,7 +107,7 @@ impl Keeper {
             let before: Option<(usize, Vec<NodeId>)> = match event {
                 MemberEvent::Up(_) => None,
                 MemberEvent::Down(node) => {
-                    let affected = state.placement.place(node).is_some();
+                    let affected = state.placement.is_ranked(*shard, node);
                     affected.then(|| (0, state.placement.keepers().to_vec()))
                 }
             };
@@ -137,7 +140,7 @@ impl Keeper {
                 _ => {}
             }
         }
-        if !offers.is_empty() {
+        if !offers.is_empty() || !self.transfer.to_compare.is_empty() {
             self.transfer.offers.extend(offers);
             self.transfer.next_offers.get_or_insert(view.now.instant + OFFER_DELAY);
         }
@@ -149,9 +152,15 @@ impl Keeper {
         if self.transfer.next_offers.is_some_and(|at| at <= now) {
             for _ in 0..OFFERS_PER_TICK {
                 let Some((shard, node)) = self.transfer.offers.pop_first() else { break };
-                self.offer(shard, node);
+                // While the table is being learnt, keepers of a moment ago are overtaken by better
+                // ones; one that leaves hands over to those that follow, who are ranked too.
+                let ranked = self.shards.get(&shard).and_then(|s| s.placement.place(node));
+                if ranked.is_some_and(|place| place <= KEEPERS) {
+                    self.offer(shard, node);
+                }
             }
-            let more = !self.transfer.offers.is_empty();
+            self.compare_restored(view);
+            let more = !self.transfer.offers.is_empty() || !self.transfer.to_compare.is_empty();
             self.transfer.next_offers = more.then_some(now + OFFER_TICK);
         }
         if now >= self.transfer.next_repair {
@@ -161,19 +170,32 @@ impl Keeper {
         }
     }
 
+    fn compare_restored(&mut self, view: &View) {
+        for _ in 0..OFFERS_PER_TICK {
+            let Some(shard) = self.transfer.to_compare.pop_first() else { return };
+            self.offer_to_any(view, shard);
+        }
+    }
+
+    /// Offers a shard to a random other keeper.
+    fn offer_to_any(&mut self, view: &View, shard: u32) {
+        let Some(state) = self.shards.get(&shard) else { return };
+        let keepers = state.placement.keepers().iter().copied();
+        let others: Vec<NodeId> = keepers.filter(|node| *node != view.own.0).collect();
+        if !others.is_empty() {
+            let other = others[self.transfer.rng.random_range(0..others.len())];
+            self.offer(shard, other);
+        }
+    }
+
     fn repair_some(&mut self, view: &View) {
         for _ in 0..REPAIRED_PER_ROUND {
             let next = self.shards.range(self.transfer.repaired..).next();
             let Some((&shard, state)) = next.or_else(|| self.shards.iter().next()) else { return };
             self.transfer.repaired = shard + 1;
             let surplus = state.surplus_since;
-            let others: Vec<NodeId> =
-                state.placement.keepers().iter().copied().filter(|n| *n != view.own.0).collect();
             self.expire_shard(view.now.unix, shard);
-            if !others.is_empty() {
-                let other = others[self.transfer.rng.random_range(0..others.len())];
-                self.offer(shard, other);
-            }
+            self.offer_to_any(view, shard);
             if surplus.is_some_and(|since| view.now.instant >= since + SURPLUS_TIME) {
                 self.drop_shard(shard);
             }
@@ -211,6 +233,9 @@ impl Keeper {
         let same = self.shards.get(&offer.shard).is_some_and(|s| s.digest == offer.digest);
         let busy = self.transfer.pulling.get(&offer.shard);
         let busy = busy.is_some_and(|(_, until)| *until > view.now.instant);
+        if same && let Some(state) = self.shards.get_mut(&offer.shard) {
+            state.complete_at = None;
+        }
         if same || busy {
             return;
         }
@@ -299,6 +324,11 @@ impl Keeper {
             if let StoreResult::Changed(key) = self.store(view, entry) {
                 changed.push(key);
             }
+        }
+        if page.more_from.is_empty()
+            && let Some(state) = self.shards.get_mut(&page.shard)
+        {
+            state.complete_at = None;
         }
         if !page.more_from.is_empty() {
             let until = view.now.instant + PULL_TIME;

@@ -88,6 +88,7 @@ impl SuperNodeOverlay {
         answer.refused = !self.super_node_limits.take(now.instant, from);
         if let (Some(key), false) = (NameKey::from_slice(&find.key), answer.refused) {
             answer.entries = entries_of(&self.keeper, now, &key);
+            answer.refused = !self.keeper.knows_all(now.instant, &key);
         }
         self.send(now, from, Kind::FindAnswer(answer));
     }

@@ -153,25 +153,45 @@ pub fn may_serve(
     {
         return Err(NotElected::Weak);
     }
-    needed(standing, table, own_load_percent)
+    let wish = Wanted {
+        block: standing.block,
+        program_version: standing.program_version,
+        serving: own_load_percent.is_some(),
+        own_load_percent: own_load_percent.unwrap_or(0),
+    };
+    wanted(table, wish)
 }
 
-fn needed(
-    standing: &Standing,
-    table: &Table,
-    own_load_percent: Option<u32>,
-) -> Result<(), NotElected> {
+/// What the network looks at in a candidate.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted {
+    /// Where it listens.
+    pub block: AddressBlock,
+    /// What it runs.
+    pub program_version: u32,
+    /// Whether it serves already.
+    pub serving: bool,
+    /// Load of the super node that looks, which is not in its own table.
+    pub own_load_percent: u32,
+}
+
+/// Whether the network needs one more super node, and this one: the mean load, the address block,
+/// the program version.
+pub fn wanted(table: &Table, standing: Wanted) -> Result<(), NotElected> {
     let members = table.present();
-    if members < SUPER_NODES_MIN {
+    if members < SUPER_NODES_MIN && standing.serving {
         return Ok(());
     }
-    let load = mean_load_percent(table);
-    let serving = own_load_percent.is_some();
+    let load = match members {
+        0 => standing.own_load_percent,
+        _ => mean_load_percent(table),
+    };
+    let serving = standing.serving;
     let threshold = if serving { LOAD_RETIRE_PERCENT } else { LOAD_WANTED_PERCENT };
     if load < threshold {
         return Err(NotElected::NotNeeded);
     }
-    if serving {
+    if serving || members < SUPER_NODES_MIN {
         return Ok(());
     }
     let same_block = table.iter().filter(|m| m.super_node.block() == standing.block).count();

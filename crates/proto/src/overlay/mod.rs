@@ -4,9 +4,11 @@
 //! * `sealed`: datagrams between certified nodes;
 //! * `membership` with `table`, `joining`, `spread`, `reconcile`: all super nodes know all;
 //! * `placement`: which of them keep which part of the Global Index;
+//! * `admission`: who may be one without the operator's word;
 //! * `election`: who becomes a super node, who stops being one, and what one at its limit says;
 //! * `super_node`: the parent machine that the shell and the simulator run.
 
+pub mod admission;
 mod dispatch;
 pub mod election;
 mod joining;
@@ -18,12 +20,14 @@ mod reconcile;
 pub mod sealed;
 mod spread;
 pub mod statement;
+mod status;
 pub mod super_node;
 pub mod table;
 pub mod trust;
 
 pub use membership::{MemberEvent, MembershipConfig};
-pub use super_node::{Output, OverlayConfig, OverlayStatus, SuperNodeOverlay};
+pub use status::OverlayStatus;
+pub use super_node::{Output, OverlayConfig, SuperNodeOverlay};
 pub use trust::{Certified, NetworkTrust, Trust};
 
 /// Most bytes of an encoded message in one datagram (chosen: with the seal, UDP and IPv6 below

@@ -48,6 +48,9 @@ pub fn score(node: NodeId, shard: u32) -> u64 {
 /// The best super nodes for one shard, best first.
 #[derive(Clone, Debug, Default)]
 pub struct Placement {
+    /// The lowest score that is ranked, 0 while there is room: most super nodes that come or go are
+    /// below it, and are told from the others without a look at the lists.
+    lowest: u64,
     by_score: Vec<(u64, NodeId)>,
     ranked: Vec<NodeId>,
 }
@@ -61,7 +64,7 @@ impl Placement {
             let node = member.super_node.node;
             insert(&mut by_score, (score(node, shard), node));
         }
-        let mut placement = Self { by_score, ranked: Vec::new() };
+        let mut placement = Self { lowest: 0, by_score, ranked: Vec::new() };
         placement.order(table, own);
         placement
     }
@@ -89,7 +92,8 @@ impl Placement {
         shard: u32,
         node: NodeId,
     ) -> bool {
-        let changed = insert(&mut self.by_score, (score(node, shard), node));
+        let score = score(node, shard);
+        let changed = score >= self.lowest && insert(&mut self.by_score, (score, node));
         if changed {
             self.order(table, own);
         }
@@ -104,9 +108,7 @@ impl Placement {
         shard: u32,
         node: NodeId,
     ) -> bool {
-        let Some(place) = self.by_score.iter().position(|entry| entry.1 == node) else {
-            return false;
-        };
+        let Some(place) = self.position(shard, node) else { return false };
         self.by_score.remove(place);
         if self.by_score.len() < KEEPERS + 2 && table.present() >= self.by_score.len() {
             *self = Self::rank(table, own, shard);
@@ -116,9 +118,23 @@ impl Placement {
         true
     }
 
+    /// Whether `node` is ranked for `shard`.
+    pub fn is_ranked(&self, shard: u32, node: NodeId) -> bool {
+        self.position(shard, node).is_some()
+    }
+
+    fn position(&self, shard: u32, node: NodeId) -> Option<usize> {
+        if score(node, shard) < self.lowest {
+            return None;
+        }
+        self.by_score.iter().position(|entry| entry.1 == node)
+    }
+
     fn order(&mut self, table: &Table, own: (NodeId, AddressBlock)) {
         let mut blocks: Vec<(AddressBlock, usize)> = Vec::with_capacity(RANKED);
         let mut crowded = Vec::new();
+        let is_full = self.by_score.len() >= RANKED;
+        self.lowest = self.by_score.last().filter(|_| is_full).map_or(0, |last| last.0);
         self.ranked.clear();
         for (_, node) in &self.by_score {
             let block = if *node == own.0 {

@@ -47,6 +47,8 @@ pub struct SuperNode {
     pub certificate: Bytes,
     /// Its signature.
     pub signature: Bytes,
+    /// What lets it serve, if its certificate does not.
+    pub admission: Option<v1::Admission>,
 }
 
 impl SuperNode {
@@ -73,6 +75,7 @@ impl SuperNode {
             leaving: wire.leaving,
             certificate: wire.certificate.clone(),
             signature: wire.signature.clone(),
+            admission: wire.admission.clone(),
         })
     }
 
@@ -87,6 +90,7 @@ impl SuperNode {
             capacity: self.capacity,
             leaving: self.leaving,
             signature: self.signature.clone(),
+            admission: self.admission.clone(),
             node: Bytes::copy_from_slice(&self.node.0),
         }
     }

@@ -20,7 +20,7 @@ use rand_chacha::ChaCha12Rng;
 use super::{
     MemberEvent,
     limits::{Limits, Rate},
-    membership::{Membership, MembershipConfig, MembershipStatistics},
+    membership::{Membership, MembershipConfig},
     sealed::{Opened, Protection},
     statement::{SuperNode, statement_signed_part},
     table::Table,
@@ -28,10 +28,10 @@ use super::{
 };
 use crate::{
     clock::Now,
-    identity::{NameKey, NodeId},
+    identity::{NameKey, NodeId, NodePublicKey},
     index::{
-        Answer, Keeper, KeeperConfig, KeeperStatistics, LookUpStatistics, LookUps, Pattern,
-        PublishRefused, Publisher, View, WildcardAnswer, Wildcards,
+        Answer, Keeper, KeeperConfig, LookUps, Pattern, PublishRefused, Publisher, View,
+        WildcardAnswer, Wildcards,
     },
     presence::{Change, Watchers, Watching},
     wire::v1,
@@ -46,6 +46,8 @@ pub struct OverlayConfig {
     pub program_version: u32,
     /// Attached devices that it can carry.
     pub capacity: u32,
+    /// What lets this node serve, if its certificate does not.
+    pub admission: Option<v1::Admission>,
     /// Timers of the membership.
     pub membership: MembershipConfig,
     /// Bounds of the keeper.
@@ -65,6 +67,7 @@ impl OverlayConfig {
             address,
             program_version: 0x00_01_00,
             capacity: 2000,
+            admission: None,
             membership: MembershipConfig::default(),
             keeper: KeeperConfig::default(),
             super_node_rate: Rate { burst: 2000, per_second: 500.0 },
@@ -104,37 +107,6 @@ pub enum Refused {
     /// This super node has too much under way.
     #[error("the super node is busy: try another")]
     Busy,
-}
-
-/// The overlay's own view, for status pages and metrics.
-#[derive(Clone, Debug)]
-pub struct OverlayStatus {
-    /// Members alive or suspect, this node among them.
-    pub members: usize,
-    /// Members remembered as dead.
-    pub dead: usize,
-    /// Whether the table has been learnt.
-    pub joined: bool,
-    /// Shards held.
-    pub shards: usize,
-    /// Entries held.
-    pub entries: usize,
-    /// Devices attached.
-    pub attached: usize,
-    /// Devices attached, in percent of capacity.
-    pub load_percent: u32,
-    /// Names cached.
-    pub cached: usize,
-    /// Names watched for attached devices.
-    pub watched: usize,
-    /// Keepers whose voice does not count at present.
-    pub distrusted: usize,
-    /// Counters of look-ups.
-    pub look_ups: LookUpStatistics,
-    /// Counters of the keeper.
-    pub keeper: KeeperStatistics,
-    /// Counters of the membership.
-    pub membership: MembershipStatistics,
 }
 
 /// Addresses at which this node introduced itself to join (chosen).
@@ -300,6 +272,16 @@ impl SuperNodeOverlay {
         self.drain(now);
     }
 
+    /// Takes what this super node kept before a restart, as much of it as still holds. Call it before
+    /// joining: then it is ranked for every shard, and drops what belongs elsewhere once it knows.
+    /// Returns how many entries were taken.
+    pub fn restore(&mut self, now: Now, entries: impl Iterator<Item = v1::Entry>) -> usize {
+        let view = view(&self.membership, &self.config, self.trust.as_ref(), now);
+        let taken = entries.filter(|entry| self.keeper.restore(&view, entry)).count();
+        self.drain(now);
+        taken
+    }
+
     /// Tells everybody that this super node leaves, and hands its shards over. Give it some
     /// seconds,
     /// with datagrams flowing, before stopping.
@@ -313,6 +295,13 @@ impl SuperNodeOverlay {
     /// Tells everybody of this node's renewed certificate, which its [`Trust`] has by now.
     pub fn renew(&mut self, now: Now) {
         self.membership.restate(now, self.trust.as_ref(), |_| {});
+        self.drain(now);
+    }
+
+    /// Tells everybody of a renewed admission.
+    pub fn renew_admission(&mut self, now: Now, admission: v1::Admission) {
+        let trust = self.trust.as_ref();
+        self.membership.restate(now, trust, |own| own.admission = Some(admission));
         self.drain(now);
     }
 
@@ -425,13 +414,6 @@ impl SuperNodeOverlay {
         nodes.iter().filter_map(|node| self.address_of(node)).collect()
     }
 
-    /// The keepers of a name as this node ranks them.
-    pub fn keepers_of(&self, now: Now, key: &NameKey) -> Vec<NodeId> {
-        let view = view(&self.membership, &self.config, self.trust.as_ref(), now);
-        let placement = self.keeper.placement(&view, super::placement::shard_of(key));
-        placement.keepers().to_vec()
-    }
-
     /// The keeper, for oracles and status pages.
     pub fn keeper(&self) -> &Keeper {
         &self.keeper
@@ -440,25 +422,6 @@ impl SuperNodeOverlay {
     /// Whether the device is attached here.
     pub fn is_attached(&self, device: &NodeId) -> bool {
         self.publisher.is_attached(device)
-    }
-
-    /// The overlay's own view.
-    pub fn status(&self) -> OverlayStatus {
-        OverlayStatus {
-            members: self.membership.table().present() + 1,
-            dead: self.membership.table().dead(),
-            joined: self.membership.is_joined(),
-            shards: self.keeper.shards(),
-            entries: self.keeper.entries(),
-            attached: self.publisher.attached(),
-            load_percent: self.load_percent(),
-            cached: self.look_ups.cached(),
-            watched: self.watching.keys(),
-            distrusted: self.look_ups.distrusted(),
-            look_ups: self.look_ups.statistics(),
-            keeper: self.keeper.statistics(),
-            membership: self.membership.statistics,
-        }
     }
 }
 
@@ -483,7 +446,14 @@ fn own_statement(now: Now, config: &OverlayConfig, trust: &dyn Trust) -> Arc<Sup
         leaving: false,
         signature: Bytes::new(),
         node: Bytes::copy_from_slice(&trust.node().0),
+        admission: config.admission.clone(),
     };
     wire.signature = trust.sign(&statement_signed_part(trust.node(), &wire));
-    trust.super_node(&wire, now.unix).expect("a node trusts its own valid certificate")
+    // A node that nobody admitted runs all the same, alone: nobody takes its statement.
+    trust.super_node(&wire, now.unix).unwrap_or_else(|| {
+        let key =
+            trust.certified(&wire.certificate, now.unix).map(|certified| certified.public_key);
+        let key = key.unwrap_or(NodePublicKey([0; 32]));
+        Arc::new(SuperNode::from_wire(trust.node(), key, &wire).expect("its own statement"))
+    })
 }

@@ -13,10 +13,13 @@ use crate::{
     clock::UnixTime,
     identity::{
         Certificate, NameKey, NetworkId, NetworkRoot, NodeId, NodeKey, NodePublicKey,
-        RevocationList, UserName,
+        RevocationList, Role, UserName,
     },
     index::{UserRecord, departure_signed_part, record_signed_part},
-    overlay::statement::{SuperNode, statement_signed_part},
+    overlay::{
+        admission::is_admitted,
+        statement::{SuperNode, statement_signed_part},
+    },
     wire::v1,
 };
 
@@ -29,6 +32,8 @@ pub struct Certified {
     pub public_key: NodePublicKey,
     /// The user it belongs to; none for a dedicated super node.
     pub user: Option<UserName>,
+    /// The operator made it a super node.
+    pub is_super_node: bool,
 }
 
 /// Checks what others signed, and signs for this node.
@@ -51,14 +56,18 @@ pub trait Trust: Send {
     /// Whether `signer` signed `message`.
     fn verify(&self, signer: &NodePublicKey, message: &[u8], signature: &[u8]) -> bool;
 
-    /// A statement that may enter the membership, or `None` if its certificate or signature fails.
+    /// A statement that may enter the membership, or `None` if its certificate or signature fails, or
+    /// if neither the operator nor a dedicated super node lets its node serve.
     fn super_node(&self, wire: &v1::SuperNodeStatement, at: UnixTime) -> Option<Arc<SuperNode>> {
         let certified = self.certified(&wire.certificate, at)?;
         let signed = statement_signed_part(certified.node, wire);
         if !self.verify(&certified.public_key, &signed, &wire.signature) {
             return None;
         }
-        SuperNode::from_wire(certified.node, certified.public_key, wire).map(Arc::new)
+        let checked = SuperNode::from_wire(certified.node, certified.public_key, wire)?;
+        let admission = checked.admission.as_ref();
+        let is_admitted = |it| is_admitted(self, it, checked.node, checked.address, at);
+        (certified.is_super_node || admission.is_some_and(is_admitted)).then(|| Arc::new(checked))
     }
 
     /// A record that may enter the Global Index, or `None` if its certificate or signature fails.
@@ -130,6 +139,7 @@ impl Trust for NetworkTrust {
             node: certificate.node(),
             public_key: certificate.public_key(),
             user: certificate.user().cloned(),
+            is_super_node: certificate.roles().contains(Role::SuperNode),
         })
     }
 

@@ -19,5 +19,5 @@ mod users;
 mod world;
 
 pub use report::Report;
-pub use run::run;
+pub use run::{run, run_telling};
 pub use scenario::{Scenario, Size};

@@ -5,7 +5,7 @@ use cooee_proto::index::{Answer, Source};
 use super::world::{Micros, SECOND};
 
 /// A published record may take this long to reach every keeper and outlive every cache: an answer
-/// with the one before is right until then (stated bound of the caches).
+/// with one that was the newest within this time is right (stated bound of the caches).
 const SETTLING: Micros = 65 * SECOND;
 
 /// What is true of a user.
@@ -13,10 +13,10 @@ const SETTLING: Micros = 65 * SECOND;
 pub(super) struct Truth {
     /// Sequence of the newest record; 0 before the first.
     pub(super) sequence: u64,
-    /// Sequence of the one before.
-    pub(super) before: u64,
     /// When the newest was published.
     pub(super) since: Micros,
+    /// Sequences of those before, the newest first, and until when each was the newest.
+    before: [(u64, Micros); 3],
 }
 
 /// What a look-up gave.
@@ -41,8 +41,14 @@ pub(super) struct Tally {
     pub(super) found: u64,
     /// Older than allowed.
     pub(super) wrong: u64,
+    /// The first of these in words.
+    pub(super) wrong_answers: Vec<String>,
     /// Nothing found.
     pub(super) missing: u64,
+    /// Calls placed to whoever was found and is there.
+    pub(super) calls: u64,
+    /// Of these at a super node that holds the callee.
+    pub(super) calls_connected: u64,
     /// Answered from the cache: one round trip.
     pub(super) by_cache: u64,
     /// Answered by the first keepers: two round trips.
@@ -55,6 +61,8 @@ pub(super) struct Tally {
     pub(super) uncached_ms: Vec<f32>,
     /// Share of keepers that held the newest record when the scenario looked, in percent.
     pub(super) consistent_at_check: Option<f64>,
+    /// Records that no living keeper held when the scenario looked.
+    pub(super) lost_at_check: Option<u64>,
 }
 
 impl Tally {
@@ -93,14 +101,24 @@ fn quantile(values: &[f32], share: f64) -> f64 {
 }
 
 impl Truth {
+    /// A new record is published.
+    pub(super) fn publish(&mut self, now: Micros, sequence: u64) {
+        self.before.rotate_right(1);
+        self.before[0] = (self.sequence, now);
+        self.sequence = sequence;
+        self.since = now;
+    }
+
     /// Judges an answer to a look-up that was asked at `asked`.
     pub(super) fn judge(&self, asked: Micros, answer: &Answer) -> Verdict {
         let Some(newest) = answer.found.iter().map(|found| found.record.sequence).max() else {
             return Verdict::Missing;
         };
+        let lately =
+            |(sequence, until): &(u64, Micros)| *sequence == newest && asked < *until + SETTLING;
         if newest >= self.sequence {
             Verdict::Right
-        } else if newest == self.before && asked < self.since + SETTLING {
+        } else if self.before.iter().any(lately) {
             Verdict::Settling
         } else {
             Verdict::Wrong

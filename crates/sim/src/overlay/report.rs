@@ -42,6 +42,12 @@ pub struct Report {
     pub wrong: u64,
     /// Of these with nothing.
     pub missing: u64,
+    /// Calls placed to whoever was found and is there.
+    pub calls: u64,
+    /// Of these whose splice reached the callee, at the first or the second look-up.
+    pub calls_connected: u64,
+    /// Attempts to attach that failed because the certificate had ended.
+    pub expired: u64,
     /// Median delay, from the asking device and back.
     pub lookup_ms_median: f64,
     /// 99th percentile of the delay.
@@ -62,12 +68,17 @@ pub struct Report {
     pub capacity: u32,
     /// Users whose newest record no living keeper held at the end, of those checked.
     pub records_lost: u64,
+    /// The same while only a tenth of the super nodes had come back from a mass reboot.
+    pub records_lost_meanwhile: u64,
     /// Users checked for that.
     pub records_checked: u64,
     /// Keepers that held the newest record at the end, of all keepers of the users checked.
     pub keepers_consistent_percent: f64,
     /// Datagram bytes sent, headers included.
     pub bytes_per_s_per_super_node: f64,
+    /// Of these by kind of message, the largest first, in bytes per second and super node over the
+    /// whole run, the filling included.
+    pub bytes_per_s_by_message: Vec<(String, f64)>,
     /// Memory of the process divided by the super nodes.
     pub rss_bytes_per_super_node: u64,
     /// Mean memory of one membership table and its shards as the machines count it.
@@ -80,6 +91,8 @@ pub struct Report {
     pub virtual_seconds_per_second: f64,
     /// Hash over all datagrams delivered: equal for equal seeds.
     pub trace: String,
+    /// The first wrong answers in words.
+    pub wrong_answers: Vec<String>,
     /// What was not met.
     pub missed: Vec<String>,
     /// The series of the plot.

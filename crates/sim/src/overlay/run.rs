@@ -1,6 +1,9 @@
 //! Runs a scenario: fills the network, lets things happen, asks and judges.
 
-use std::{collections::BTreeMap, time::Instant};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use cooee_proto::{index::Answer, overlay::Output};
 use rand::{Rng, seq::SliceRandom};
@@ -20,6 +23,9 @@ use crate::latency::Place;
 /// Skype peer-to-peer VoIP system", IPTPS 2006, section 4: 5.5 hours), as an exponential mean.
 const SUPER_NODE_LIFE_HOURS: f64 = 5.5 / std::f64::consts::LN_2;
 
+/// The same of those that relay media besides, every third here (chosen): 3.5 hours.
+const RELAY_LIFE_HOURS: f64 = 3.5 / std::f64::consts::LN_2;
+
 /// Users seen longer ago than this need not be found.
 pub(super) const SEEN_WITHIN: Micros = 72 * 3600 * SECOND;
 
@@ -33,6 +39,9 @@ const FILLING: Micros = 120 * SECOND;
 const VERSION_OLD: u32 = 0x00_01_00;
 const VERSION_NEW: u32 = 0x00_01_01;
 
+/// When the nine tenths that a mass reboot took down come back, in seconds after it.
+const REST_BACK_AFTER_S: std::ops::Range<u64> = 310..420;
+
 /// Scenes from this number on restart the super node of the remaining number.
 const FIRST_RESTART: u32 = 10;
 
@@ -40,6 +49,8 @@ pub(super) struct Pending {
     asker_trip_ms: f32,
     asked: Micros,
     target: u32,
+    /// Whether a call was tried with a cached record already: this one is fresh.
+    second: bool,
 }
 
 pub(super) struct Runner {
@@ -61,13 +72,29 @@ pub(super) struct Runner {
 
 /// Runs `scenario` in this size with this seed. `epoch` is any instant.
 pub fn run(scenario: Scenario, size: Size, seed: u64, epoch: Instant) -> Report {
+    run_telling(scenario, size, seed, epoch, &mut |_| {})
+}
+
+/// The same; each sample of the plot is told as it is made, so that a long run shows where it is.
+pub fn run_telling(
+    scenario: Scenario,
+    size: Size,
+    seed: u64,
+    epoch: Instant,
+    tell: &mut dyn FnMut(&Sample),
+) -> Report {
     let mut runner = Runner::new(scenario, size, seed, epoch);
     runner.fill();
     runner.plan_steps();
     let end = FILLING + size.minutes * 60 * SECOND;
+    let mut told = 0;
     while let Some(event) = runner.world.next(end) {
         runner.handle(event);
         runner.hear();
+        if let Some(sample) = runner.samples.get(told) {
+            tell(sample);
+            told += 1;
+        }
     }
     runner.world.now = end;
     runner.report(seed)
@@ -95,6 +122,7 @@ impl Runner {
     /// Super nodes that know each other, and every user seen once.
     fn fill(&mut self) {
         // Every survivor of the worst scenario, a tenth of all, must be able to carry its share.
+        self.world.certificate_life = Duration::from_secs(self.size.certificate_days * 86_400);
         self.world.capacity = (self.size.users / self.size.super_nodes * 5).max(50);
         for number in 0..self.size.super_nodes {
             let version = if number % 10 < 6 { VERSION_OLD } else { VERSION_NEW };
@@ -114,7 +142,7 @@ impl Runner {
         let start = FILLING;
         if self.scenario.super_nodes_churn() {
             for host in self.world.alive.clone() {
-                let life = exponential(&mut self.world, SUPER_NODE_LIFE_HOURS);
+                let life = self.life(host);
                 self.world.at(start + life, Event::Step(Step::Die(host)));
             }
         }
@@ -132,8 +160,9 @@ impl Runner {
             Scenario::Kill30 | Scenario::Kill90Restart | Scenario::VersionCrash => {
                 self.world.at(fault, Event::Step(Step::Scene(1)));
             }
+            Scenario::LoginServerGone => self.world.login_server_gone_at = Some(start),
             Scenario::Hostile30 => self.world.at(start, Event::Step(Step::Accuse)),
-            Scenario::SteadyChurn | Scenario::LookupDelay | Scenario::LoginServerGone => {}
+            Scenario::SteadyChurn | Scenario::LookupDelay => {}
         }
         self.world.at(start, Event::Step(Step::Sample));
     }
@@ -194,7 +223,7 @@ impl Runner {
                     self.scenario == Scenario::Hostile30 && self.world.rng.random_range(0..10) < 3;
                 self.world.hosts[host as usize].hostile = hostile;
                 self.world.join(host);
-                let life = exponential(&mut self.world, SUPER_NODE_LIFE_HOURS);
+                let life = self.life(host);
                 self.world.after(life, Event::Step(Step::Die(host)));
             }
             Step::LookUp => {
@@ -216,6 +245,12 @@ impl Runner {
         }
     }
 
+    fn life(&mut self, host: u32) -> Micros {
+        let mean_hours =
+            if host.is_multiple_of(3) { RELAY_LIFE_HOURS } else { SUPER_NODE_LIFE_HOURS };
+        exponential(&mut self.world, mean_hours)
+    }
+
     fn scene(&mut self, number: u32) {
         match (self.scenario, number) {
             (Scenario::Kill30, _) => {
@@ -225,6 +260,7 @@ impl Runner {
                 self.strike(&hosts);
             }
             (Scenario::Kill90Restart, 1) => self.mass_reboot(),
+            (Scenario::Kill90Restart, 2) => self.tally.lost_at_check = Some(self.check_records().1),
             (Scenario::Kill90Restart, number) => {
                 // A survivor of the reboot is back, under its old address.
                 let host = number - FIRST_RESTART;
@@ -245,19 +281,21 @@ impl Runner {
         }
     }
 
-    /// All super nodes but one operator's go down; a tenth comes back within a minute; every device
-    /// restarts at the same time.
+    /// All super nodes but one operator's go down; a tenth comes back within a minute, the others
+    /// only later; every device restarts at the same time.
     fn mass_reboot(&mut self) {
         let mut hosts: Vec<u32> = self.world.alive.iter().copied().skip(1).collect();
         hosts.shuffle(&mut self.world.rng);
-        let back: Vec<u32> = hosts.iter().copied().take(hosts.len() / 10).collect();
         self.strike(&hosts);
         let operators = self.world.alive[0];
         self.strike_devices(operators);
-        for host in back {
-            let pause = self.world.rng.random_range(5 * SECOND..60 * SECOND);
+        let soon = hosts.len() / 10;
+        for (place, host) in hosts.into_iter().enumerate() {
+            let seconds = if place < soon { 5..60 } else { REST_BACK_AFTER_S };
+            let pause = self.world.rng.random_range(seconds.start * SECOND..seconds.end * SECOND);
             self.world.after(pause, Event::Step(Step::Scene(FIRST_RESTART + host)));
         }
+        self.world.after(300 * SECOND, Event::Step(Step::Scene(2)));
     }
 
     fn strike_devices(&mut self, host: u32) {
@@ -282,7 +320,11 @@ impl Runner {
             {
                 self.lost.extend_from_slice(users);
             }
-            self.world.kill(*host);
+            if self.scenario == Scenario::Kill90Restart {
+                self.world.kill_for_a_while(*host);
+            } else {
+                self.world.kill(*host);
+            }
             self.users.lose_host(&mut self.world, *host);
         }
         self.pending.retain(|(host, _), _| !hosts.contains(host));
@@ -311,7 +353,7 @@ impl Runner {
         else {
             return;
         };
-        let pending = Pending { asker_trip_ms: near, asked: self.world.now, target };
+        let pending = Pending { asker_trip_ms: near, asked: self.world.now, target, second: false };
         self.pending.insert((home, id), pending);
     }
 
@@ -330,7 +372,10 @@ impl Runner {
             if let Output::LookedUp(answer) = told.output
                 && let Some(pending) = self.pending.remove(&(told.host, answer.look_up))
             {
-                self.judge(&pending, &answer);
+                if !pending.second {
+                    self.judge(&pending, &answer);
+                }
+                self.call(told.host, &pending, &answer);
             }
         }
     }
@@ -342,6 +387,52 @@ impl Runner {
         if verdict == Verdict::Right && answer.source != cooee_proto::index::Source::Cache {
             self.tally.uncached_ms.push(pending.asker_trip_ms + waited_ms);
         }
+        if verdict == Verdict::Wrong {
+            self.note_wrong(pending, answer);
+        }
         self.tally.count(answer, verdict, pending.asker_trip_ms + waited_ms);
+    }
+
+    /// Calls whoever was found: the splice goes from the asker's super node to one that the record
+    /// names. If the device is not there, the name is looked up once more past the cache, as the
+    /// program does.
+    fn call(&mut self, home: u32, pending: &Pending, answer: &Answer) {
+        let target = self.users.users[pending.target as usize];
+        let is_there = |user: &super::users::User| user.doing == Doing::Attached;
+        if !is_there(&target) || target.truth.since + 5 * SECOND > self.world.now {
+            return;
+        }
+        let held = self.world.hosts[target.home as usize].node;
+        let names_it = answer.found.iter().any(|one| one.record.super_nodes.contains(&held));
+        if names_it || pending.second {
+            self.tally.calls += 1;
+            self.tally.calls_connected += u64::from(names_it);
+            return;
+        }
+        let key = Users::key(pending.target);
+        let asker = self.world.hosts[home as usize].node;
+        let again = self.world.with(home, |overlay, now| overlay.look_up(now, asker, key, true));
+        if let Some(Ok(id)) = again {
+            let second = Pending { second: true, asked: self.world.now, ..*pending };
+            self.pending.insert((home, id), second);
+        }
+    }
+
+    /// What is needed to understand a wrong answer.
+    fn note_wrong(&mut self, pending: &Pending, answer: &Answer) {
+        const NOTED_MAX: usize = 8;
+        if self.tally.wrong_answers.len() >= NOTED_MAX {
+            return;
+        }
+        let truth = self.users.users[pending.target as usize].truth;
+        let told: Vec<u64> = answer.found.iter().map(|found| found.record.sequence).collect();
+        self.tally.wrong_answers.push(format!(
+            "at {:.1} s: user {}, {:?}, told {told:?}, true since {:.1} s {}",
+            pending.asked as f64 / SECOND as f64,
+            pending.target,
+            answer.source,
+            truth.since as f64 / SECOND as f64,
+            truth.sequence,
+        ));
     }
 }

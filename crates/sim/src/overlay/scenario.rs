@@ -94,6 +94,7 @@ impl Scenario {
             Self::Hostile30 => {
                 Size { users: 100_000, minutes: 60, look_ups_per_minute: 1800, ..size }
             }
+            Self::Kill90Restart => Size { minutes: 15, look_ups_per_minute: 3000, ..size },
             _ => Size { minutes: 11, look_ups_per_minute: 3000, ..size },
         }
     }
@@ -104,7 +105,7 @@ impl Scenario {
             Self::SplitHeal => Size { minutes: 25, ..Size::SHORT },
             Self::SteadyChurn | Self::LoginServerGone => Size { minutes: 120, ..Size::SHORT },
             Self::Hostile30 => Size { minutes: 20, ..Size::SHORT },
-            Self::Kill90Restart => Size { minutes: 11, ..Size::SHORT },
+            Self::Kill90Restart => Size { minutes: 15, ..Size::SHORT },
             _ => Size::SHORT,
         }
     }
@@ -141,9 +142,16 @@ pub struct Size {
     pub minutes: u64,
     /// Look-ups in the whole network.
     pub look_ups_per_minute: u64,
+    /// Days that a certificate holds; it is renewed after half of them.
+    pub certificate_days: u64,
 }
 
 impl Size {
-    const SHORT: Self =
-        Self { super_nodes: 120, users: 3000, minutes: 8, look_ups_per_minute: 300 };
+    const SHORT: Self = Self {
+        super_nodes: 120,
+        users: 3000,
+        minutes: 8,
+        look_ups_per_minute: 300,
+        certificate_days: 7,
+    };
 }

@@ -71,16 +71,29 @@ fn public_key(node: NodeId) -> NodePublicKey {
     NodePublicKey(key)
 }
 
-fn certificate(node: NodeId, user: Option<&str>) -> Bytes {
+fn certificate(node: NodeId, user: Option<&str>, not_after: UnixTime) -> Bytes {
     let mut bytes = BytesMut::with_capacity(CERTIFICATE_BYTES);
     bytes.put_slice(&node.0);
     let name = user.unwrap_or_default();
     bytes.put_u8(name.len() as u8);
     bytes.put_slice(name.as_bytes());
+    bytes.put_u64(not_after.0);
     let tag = tag(NodeId([0xCA; 16]), &bytes);
     bytes.put_u64(tag);
     bytes.resize(CERTIFICATE_BYTES, 0);
     bytes.freeze()
+}
+
+/// What a certificate says, if its tag is right and it holds at this time.
+fn read_certificate(certificate: &[u8], at: UnixTime) -> Option<(NodeId, &str)> {
+    let node = NodeId::from_slice(certificate.get(..16)?)?;
+    let end = 17 + usize::from(*certificate.get(16)?);
+    let name = std::str::from_utf8(certificate.get(17..end)?).ok()?;
+    let not_after = prefix64(certificate.get(end..end + 8)?);
+    let tag_bytes = certificate.get(end + 8..end + 16)?;
+    let is_valid =
+        not_after > at.0 && prefix64(tag_bytes) == tag(NodeId([0xCA; 16]), &certificate[..end + 8]);
+    is_valid.then_some((node, name))
 }
 
 fn signature(signer: NodeId, message: &[u8]) -> Bytes {
@@ -98,9 +111,10 @@ pub(super) fn name_key(name: &str) -> NameKey {
 pub(super) fn sign_record(
     device: NodeId,
     user: &str,
+    not_after: UnixTime,
     mut record: v1::UserRecord,
 ) -> v1::UserRecord {
-    record.certificate = certificate(device, Some(user));
+    record.certificate = certificate(device, Some(user), not_after);
     record.signature = signature(device, &record_signed_part(device, &record));
     record
 }
@@ -108,13 +122,14 @@ pub(super) fn sign_record(
 /// One super node's view of the network's trust.
 pub(super) struct TagTrust {
     node: NodeId,
+    not_after: UnixTime,
     network: Arc<TagNetwork>,
 }
 
 impl TagTrust {
-    /// The trust of `node`.
-    pub(super) fn new(node: NodeId, network: Arc<TagNetwork>) -> Self {
-        Self { node, network }
+    /// The trust of `node`, whose own certificate ends at `not_after`.
+    pub(super) fn new(node: NodeId, not_after: UnixTime, network: Arc<TagNetwork>) -> Self {
+        Self { node, not_after, network }
     }
 }
 
@@ -128,20 +143,14 @@ impl Trust for TagTrust {
     }
 
     fn certificate(&self) -> Bytes {
-        certificate(self.node, None)
+        certificate(self.node, None, self.not_after)
     }
 
-    fn certified(&self, certificate: &Bytes, _at: UnixTime) -> Option<Certified> {
-        let node = NodeId::from_slice(certificate.get(..16)?)?;
-        let length = usize::from(*certificate.get(16)?);
-        let end = 17 + length;
-        let tag_bytes = certificate.get(end..end + 8)?;
-        if prefix64(tag_bytes) != tag(NodeId([0xCA; 16]), &certificate[..end]) {
-            return None;
-        }
-        let name = std::str::from_utf8(&certificate[17..end]).ok()?;
-        let user = if name.is_empty() { None } else { Some(name.parse().ok()?) };
-        Some(Certified { node, public_key: public_key(node), user })
+    fn certified(&self, certificate: &Bytes, at: UnixTime) -> Option<Certified> {
+        let (node, name) = read_certificate(certificate, at)?;
+        let user: Option<UserName> = if name.is_empty() { None } else { Some(name.parse().ok()?) };
+        let is_super_node = user.is_none();
+        Some(Certified { node, public_key: public_key(node), user, is_super_node })
     }
 
     fn sign(&self, message: &[u8]) -> Bytes {
@@ -174,7 +183,7 @@ impl Trust for TagTrust {
     }
 
     fn record(&self, wire: &v1::UserRecord, at: UnixTime) -> Option<Arc<UserRecord>> {
-        let device = NodeId::from_slice(wire.certificate.get(..16)?)?;
+        let (device, _) = read_certificate(&wire.certificate, at)?;
         let signed = record_signed_part(device, wire);
         if !self.verify(&public_key(device), &signed, &wire.signature) {
             return None;

@@ -67,6 +67,8 @@ pub(super) struct Users {
     pub(super) churn: bool,
     /// Most devices that any super node ever carried.
     pub(super) attached_max: usize,
+    /// Attempts to attach whose certificate had ended.
+    pub(super) expired: u64,
     /// Turned away with "busy, try these".
     pub(super) turned_away: u64,
     pool: Vec<u32>,
@@ -76,6 +78,10 @@ pub(super) struct Users {
 /// The user's name.
 pub(super) fn user_name(user: u32) -> String {
     format!("u{user:07}")
+}
+
+fn certificate_number(user: u32) -> u64 {
+    u64::from(user) | 1 << 40
 }
 
 /// The user's device.
@@ -100,6 +106,7 @@ impl Users {
             attached_to: Vec::new(),
             churn: false,
             attached_max: 0,
+            expired: 0,
             turned_away: 0,
             pool: Vec::new(),
             accepted: Vec::new(),
@@ -178,6 +185,11 @@ impl Users {
     }
 
     fn try_attach(&mut self, world: &mut World, user: u32) {
+        if world.certified_until(certificate_number(user)).0 <= world.unix_ms() {
+            // TLS tells that the certificate has ended; the user waits for the login server.
+            self.expired += 1;
+            return self.plan(world, user, 600 * SECOND);
+        }
         const RACED: usize = 10;
         const STAGGER: Micros = 250_000;
         let spare = self.users[user as usize].spare;
@@ -251,7 +263,7 @@ impl Users {
         row.home = home;
         row.tries = 0;
         let sequence = world.unix_ms().max(row.truth.sequence + 1);
-        row.truth = Truth { sequence, before: row.truth.sequence, since: world.now };
+        row.truth.publish(world.now, sequence);
         row.seen = world.now;
         let super_nodes = [home, row.spare]
             .iter()
@@ -265,7 +277,8 @@ impl Users {
             presence: v1::Presence::Online.into(),
             ..Default::default()
         };
-        let record = sign_record(device(user), &user_name(user), record).encode_to_vec();
+        let not_after = world.certified_until(certificate_number(user));
+        let record = sign_record(device(user), &user_name(user), not_after, record).encode_to_vec();
         world.with(home, |overlay, now| {
             overlay.attach(now, device(user));
             overlay.publish(now, device(user), &record).expect("a right record is taken");

@@ -16,6 +16,7 @@ use bytes::Bytes;
 use cooee_proto::{
     clock::{Now, UnixTime},
     identity::NodeId,
+    index::Held,
     overlay::{
         MembershipConfig, Output, OverlayConfig, SuperNodeOverlay, mix::mix64, sealed::SEAL_BYTES,
     },
@@ -34,6 +35,12 @@ pub(super) const SECOND: Micros = 1_000_000;
 
 /// Bytes of UDP and IPv4 headers, and what a real seal is longer than the clear header.
 const DATAGRAM_OVERHEAD: u64 = 28 + (SEAL_BYTES - CLEAR_HEADER_BYTES) as u64;
+
+/// Longest time between two writes of a small keeper's shards (`cooee-node`, overlay).
+const DISK_WRITTEN_EVERY_MS: u64 = 60_000;
+
+/// Validity of certificates (`proto::login`): seven days.
+const CERTIFICATE_LIFE: Duration = Duration::from_secs(7 * 86_400);
 
 /// Wall clock at the start of every simulation.
 const START_UNIX: UnixTime = UnixTime(1_790_000_000_000);
@@ -99,6 +106,8 @@ pub(super) struct Host {
     /// Datagram bytes sent and received, headers included.
     pub(super) bytes: u64,
     wake_at: Micros,
+    /// What it held, if it comes back.
+    disk: Vec<Held>,
 }
 
 /// What the machines told the users' side, in order.
@@ -129,10 +138,17 @@ pub(super) struct World {
     pub(super) datagrams: u64,
     /// Bytes sent, headers included.
     pub(super) bytes: u64,
+    /// The same by kind of message: field number in `OverlayMessage`; 0 introductions.
+    pub(super) bytes_by_kind: [u64; 32],
     /// Events run.
     pub(super) events: u64,
     /// Attached devices that a super node carries at most.
     pub(super) capacity: u32,
+    /// How long certificates hold; they are renewed after half of it while the login server is
+    /// there.
+    pub(super) certificate_life: Duration,
+    /// When the login server went away, if it did.
+    pub(super) login_server_gone_at: Option<Micros>,
     epoch: Instant,
     queue: BinaryHeap<Reverse<(Micros, u64, u32)>>,
     slots: Vec<Option<Event>>,
@@ -154,8 +170,11 @@ impl World {
             trace: seed,
             datagrams: 0,
             bytes: 0,
+            bytes_by_kind: [0; 32],
             events: 0,
             capacity: 2000,
+            certificate_life: CERTIFICATE_LIFE,
+            login_server_gone_at: None,
             epoch,
             queue: BinaryHeap::new(),
             slots: Vec::new(),
@@ -174,6 +193,18 @@ impl World {
     /// The wall clock in milliseconds since 1970.
     pub(super) fn unix_ms(&self) -> u64 {
         START_UNIX.0 + self.now / 1000
+    }
+
+    /// When the certificate ends that the device of this number holds now. Renewals are due after
+    /// half a life, at a moment of the device's own; without the login server the last one stays.
+    pub(super) fn certified_until(&self, number: u64) -> UnixTime {
+        let life_ms = self.certificate_life.as_millis() as u64;
+        let half_ms = life_ms / 2;
+        let served_until = self.login_server_gone_at.unwrap_or(self.now).min(self.now);
+        let served_ms = START_UNIX.0 + served_until / 1000;
+        let phase_ms = mix64(number ^ 0xce27) % half_ms;
+        let renewed_ms = (served_ms - phase_ms) / half_ms * half_ms + phase_ms;
+        UnixTime(renewed_ms + life_ms)
     }
 
     /// Plans an event.
@@ -220,12 +251,13 @@ impl World {
             version,
             bytes: 0,
             wake_at: Micros::MAX,
+            disk: Vec::new(),
         });
         self.start(number);
         number
     }
 
-    /// Starts a super node, for the first time or again: it knows nobody and holds nothing.
+    /// Starts a super node, for the first time or again: it knows nobody and holds what it wrote.
     pub(super) fn start(&mut self, number: u32) {
         let seed: [u8; 32] = self.rng.random();
         let host = &self.hosts[number as usize];
@@ -234,14 +266,16 @@ impl World {
         config.program_version = host.version;
         config.capacity = self.capacity;
         config.membership = MembershipConfig::default();
-        let trust = Box::new(TagTrust::new(node, self.network.clone()));
+        let not_after = self.certified_until(u64::from(number));
+        let trust = Box::new(TagTrust::new(node, not_after, self.network.clone()));
         let protection = Box::new(ClearDatagrams::new(node));
         let overlay = SuperNodeOverlay::new(self.clock(), config, trust, protection, seed);
         let host = &mut self.hosts[number as usize];
         host.overlay = Some(Box::new(overlay));
         host.wake_at = Micros::MAX;
+        let disk = std::mem::take(&mut host.disk);
         self.alive.push(number);
-        self.settle(number);
+        self.with(number, |overlay, now| overlay.restore(now, disk.iter().map(Held::to_wire)));
     }
 
     /// Lets a super node join through a few random living ones.
@@ -267,6 +301,19 @@ impl World {
         for host in self.alive.clone() {
             self.with(host, |overlay, now| overlay.learn_members(now, &statements));
         }
+    }
+
+    /// Ends a super node without a word; it will come back, with what it had written to its disk.
+    pub(super) fn kill_for_a_while(&mut self, host: u32) {
+        let written_until = self.unix_ms().saturating_sub(DISK_WRITTEN_EVERY_MS);
+        let Some(overlay) = self.hosts[host as usize].overlay.as_ref() else { return };
+        let mut disk: Vec<Held> = overlay.keeper().held().cloned().collect();
+        disk.retain_mut(|held| {
+            held.departure = held.departure.take().filter(|d| d.at_unix_ms < written_until);
+            held.record.sequence < written_until
+        });
+        self.hosts[host as usize].disk = disk;
+        self.kill(host);
     }
 
     /// Ends a super node without a word.
@@ -319,6 +366,7 @@ impl World {
         let length = bytes.len() as u64 + DATAGRAM_OVERHEAD;
         self.datagrams += 1;
         self.bytes += length;
+        self.bytes_by_kind[kind_of(&bytes)] += length;
         self.hosts[from as usize].bytes += length;
         let Some(target) = self.hosts.get(to as usize) else { return };
         let source = &self.hosts[from as usize];
@@ -355,6 +403,17 @@ impl World {
             slot.wake_at = at;
             self.at(at, Event::Wake { host });
         }
+    }
+}
+
+/// Field number of the message in a clear datagram; 0 for introductions.
+fn kind_of(datagram: &Bytes) -> usize {
+    match datagram.get(1..CLEAR_HEADER_BYTES + 2) {
+        Some([0, .., low, high]) if low & 0x80 != 0 => {
+            usize::from(low & 0x7f | high << 7) >> 3 & 31
+        }
+        Some([0, .., low, _]) => usize::from(low >> 3),
+        _ => 0,
     }
 }
 

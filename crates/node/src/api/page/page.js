@@ -145,7 +145,10 @@ async function showBuddies() {
 function buddyWords(buddy) {
   if (buddy.state === "asked") return "wants to be a buddy";
   if (buddy.state === "requested") return "asked, no answer yet";
-  return words(buddy.state === "mutual" ? buddy.presence : buddy.state);
+  if (buddy.state !== "mutual") return words(buddy.state);
+  if (!buddy.last_seen_unix_ms) return words(buddy.presence);
+  const when = new Date(buddy.last_seen_unix_ms).toLocaleString([], { dateStyle: "short", timeStyle: "short" });
+  return `${words(buddy.presence)}, last seen ${when}`;
 }
 
 async function showMessages() {

@@ -23,9 +23,12 @@ impl Task {
                 BuddyState::Removed => "removed",
             },
             presence: match buddy.state {
-                BuddyState::Mutual if self.online.contains(user) => "online",
-                BuddyState::Mutual => "offline",
+                BuddyState::Mutual => self.shown(user).presence,
                 _ => "unknown",
+            },
+            last_seen_unix_ms: match buddy.state {
+                BuddyState::Mutual => self.shown(user).last_seen_unix_ms,
+                _ => None,
             },
             verified: !buddy.keys.is_empty() && buddy.keys.iter().all(|key| key.verified),
         };
