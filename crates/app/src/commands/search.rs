@@ -1,4 +1,5 @@
-//! `cooee search`: finds users. `cooee keepers`: which super nodes keep a name. `cooee presence`: what
+//! `cooee search`: finds users. `cooee keepers`: which super nodes keep a name. `cooee presence`:
+//! what
 //! others see.
 
 use anyhow::Result;

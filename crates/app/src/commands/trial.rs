@@ -1,4 +1,5 @@
-//! `cooee lab overlay`: real super-node processes and light clients, the simulator's kill scenarios.
+//! `cooee lab overlay`: real super-node processes and light clients, the simulator's kill
+//! scenarios.
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
-//! `/v1/search`: finds users. `/v1/keepers`: which super nodes keep a name. `/v1/presence`: what this
+//! `/v1/search`: finds users. `/v1/keepers`: which super nodes keep a name. `/v1/presence`: what
+//! this
 //! user shows.
 
 use axum::{

@@ -1,14 +1,15 @@
-//! A user's node offers itself as a super node: when its owner lets it, it is able, others reach it,
-//! and the network needs one more. And it retires when that ends.
+//! A user's node offers itself as a super node: when its owner lets it, it is able, others reach
+//! it, and the network needs one more. And it retires when that ends.
 //!
 //! ```text
 //!   ordinary ── able? ─▶ stands by (answers dial-backs) ── Admit ─▶ admitted ─▶ serves
-//!       ▲                        │ refused: later again                │ renewed after half a life,
-//!       └────────────────────────┴───────── drains ◀── able no more, ──┘ looked at every two minutes
-//!                                                      not needed, refused
+//!       ▲                        │ refused: later again               looked at every
+//!       └────────────────────────┴──── drains ◀─ able no more, ────── two minutes
+//!                                                not needed, refused
 //! ```
 //!
-//! What the owner says: `--super-node never|auto|always`, `--capacity`, `--relay-budget`. *Always* asks
+//! What the owner says: `--super-node never|auto|always`, `--capacity`, `--relay-budget`. *Always*
+//! asks
 //! without looking at load and age of this node; whether the network wants it, it says.
 
 use std::{

@@ -76,7 +76,8 @@ impl OverlayDirectory {
             let how = |reached: bool| if reached { "was reached" } else { "was not reached" };
             let (tcp, udp) = (how(own.tcp), how(own.udp));
             return Ok(refused(&format!(
-                "{address} {tcp} by TCP and {udp} by UDP from here, and by {reached} of {needed} others"
+                "{address} {tcp} by TCP and {udp} by UDP from here, and by {reached} others of \
+                 {needed}"
             )));
         }
         let trust = LiveTrust::new(self.tls.clone());
@@ -150,7 +151,8 @@ impl OverlayDirectory {
         members.filter(|member| wanted(member)).map(|member| member.node).collect()
     }
 
-    /// Dials a node over TCP and UDP, from sockets that it has never sent anything to: what a NAT or
+    /// Dials a node over TCP and UDP, from sockets that it has never sent anything to: what a NAT
+    /// or
     /// a firewall lets in, it lets in from anybody.
     pub(super) async fn dial_back(&self, node: NodeId, address: SocketAddr) -> DialedBack {
         let (tcp, udp) = tokio::join!(self.dial_tcp(node, address), self.dial_udp(node, address));

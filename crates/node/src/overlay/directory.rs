@@ -48,7 +48,8 @@ fn gave_up(_: oneshot::error::RecvError) -> DirectoryError {
 
 impl Directory for OverlayDirectory {
     fn start(&self, peers: Arc<dyn SuperNodePeers>) {
-        // The overlay talks over UDP; links carry wishes to be admitted. A second start would be the
+        // The overlay talks over UDP; links carry wishes to be admitted. A second start would be
+        // the
         // caller's mistake; the first one's peers stay.
         let _ = self.peers.set(peers);
     }

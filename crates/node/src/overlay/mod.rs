@@ -148,7 +148,8 @@ impl OverlayDirectory {
         addresses
     }
 
-    /// Begins to take part, by this admission and through these super nodes; or goes on, by a renewed
+    /// Begins to take part, by this admission and through these super nodes; or goes on, by a
+    /// renewed
     /// one.
     pub fn admitted(&self, admission: v1::Admission, through: Vec<SocketAddr>) {
         *self.contacts.lock().unwrap_or_else(PoisonError::into_inner) = through;

@@ -2,7 +2,8 @@
 //! once loses no record. Format and checks are `cooee_proto::index::stored_entries`.
 //!
 //! ```text
-//!   start ─▶ read, check and file in small parts ─▶ join ─▶ write when changed, at most every minute
+//!   start ─▶ read, check and file in small parts ─▶ join ─▶ write when changed, at most every
+//!   minute
 //!                                                            and once at the end
 //! ```
 

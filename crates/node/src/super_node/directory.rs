@@ -106,7 +106,8 @@ pub trait Directory: Send + Sync + 'static {
         from: &'a Certificate,
         search: Search,
     ) -> BoxFuture<'a, Result<SearchResult, DirectoryError>>;
-    /// A node wants to serve at an address; `remote` is where its connection comes from, `None` if a
+    /// A node wants to serve at an address; `remote` is where its connection comes from, `None` if
+    /// a
     /// super node passes its wish on.
     fn admit<'a>(
         &'a self,

@@ -4,10 +4,12 @@
 //! ```text
 //!   node ── Admit (address, version) ──▶ dedicated super node ── DialBack ──▶ other super nodes
 //!        ◀═ TCP and UDP dialled back ═══════════════════════════════════════════════╝
-//!        ◀─ Admission (address, end, signature) ──   only if needed, diverse, and reached by enough
+//!        ◀─ Admission (address, end, signature) ──   only if needed, diverse, and reached by
+//!        enough
 //! ```
 //!
-//! An admission is checked by every member from the statement alone, whoever brings it. So a crowd of
+//! An admission is checked by every member from the statement alone, whoever brings it. So a crowd
+//! of
 //! certified users cannot become members by themselves: that bounds what a Sybil attacker controls
 //! to what dedicated super nodes admit, by address block and by share.
 
@@ -22,7 +24,8 @@ use super::{
 };
 use crate::{clock::UnixTime, identity::NodeId, wire::v1};
 
-/// How long an admission holds (chosen: renewed after half of it; whoever cannot be reached any more
+/// How long an admission holds (chosen: renewed after half of it; whoever cannot be reached any
+/// more
 /// is out within a day, by the membership's probes much sooner).
 pub const ADMISSION_LIFE: Duration = Duration::from_secs(24 * 3600);
 
@@ -70,7 +73,8 @@ pub fn is_admitted(
         && trust.verify(&admitter.public_key, &signed, &admission.signature)
 }
 
-/// Other super nodes that must have reached a candidate, besides the one that admits: as many as the
+/// Other super nodes that must have reached a candidate, besides the one that admits: as many as
+/// the
 /// rule asks for, or all there are.
 pub fn verifications_needed(members: usize) -> usize {
     (VERIFICATIONS_MIN as usize - 1).min(members.saturating_sub(1))

@@ -272,7 +272,8 @@ impl SuperNodeOverlay {
         self.drain(now);
     }
 
-    /// Takes what this super node kept before a restart, as much of it as still holds. Call it before
+    /// Takes what this super node kept before a restart, as much of it as still holds. Call it
+    /// before
     /// joining: then it is ranked for every shard, and drops what belongs elsewhere once it knows.
     /// Returns how many entries were taken.
     pub fn restore(&mut self, now: Now, entries: impl Iterator<Item = v1::Entry>) -> usize {

@@ -56,7 +56,8 @@ pub trait Trust: Send {
     /// Whether `signer` signed `message`.
     fn verify(&self, signer: &NodePublicKey, message: &[u8], signature: &[u8]) -> bool;
 
-    /// A statement that may enter the membership, or `None` if its certificate or signature fails, or
+    /// A statement that may enter the membership, or `None` if its certificate or signature fails,
+    /// or
     /// if neither the operator nor a dedicated super node lets its node serve.
     fn super_node(&self, wire: &v1::SuperNodeStatement, at: UnixTime) -> Option<Arc<SuperNode>> {
         let certified = self.certified(&wire.certificate, at)?;
