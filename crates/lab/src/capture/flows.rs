@@ -1,10 +1,13 @@
 //! Sums over packets: who exchanged how many messages and bytes with whom, by protocol.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+};
 
 use serde::Serialize;
 
-use super::{Packet, Transport};
+use super::{Packet, Transport, packet::VOICE_OVER_TCP};
 use crate::network::Network;
 
 /// One direction of a flow.
@@ -82,6 +85,39 @@ pub fn flows(packets: &[Packet], names: &Names) -> Vec<Flow> {
         .into_iter()
         .map(|((peer, transport), [sent, received])| Flow { peer, transport, sent, received })
         .collect()
+}
+
+/// Marks voice that goes over TCP, where nothing but its rhythm shows it: data packets from
+/// `from_s` on of every connection that then carries at least [`VOICE_RATE_MIN`] messages a second
+/// each way.
+pub fn mark_voice_over_tcp(packets: &mut [Packet], from_s: f64, to_s: f64) {
+    let is_data = |packet: &Packet| {
+        packet.transport == Transport::Tcp
+            && packet.messages > 0
+            && (from_s..to_s).contains(&packet.at_s)
+    };
+    let mut counts: BTreeMap<(SocketAddr, SocketAddr), [f64; 2]> = BTreeMap::new();
+    for packet in packets.iter().filter(|packet| is_data(packet)) {
+        let (own, peer) = ends(packet);
+        counts.entry((own, peer)).or_default()[usize::from(packet.outgoing)] +=
+            packet.messages as f64;
+    }
+    let least = VOICE_RATE_MIN * (to_s - from_s);
+    counts.retain(|_, [one, other]| one.min(*other) >= least);
+    for packet in packets.iter_mut() {
+        let after = packet.at_s >= from_s && packet.transport == Transport::Tcp;
+        if after && packet.payload > 0 && counts.contains_key(&ends(packet)) {
+            packet.kind = VOICE_OVER_TCP;
+        }
+    }
+}
+
+/// Messages a second from which a connection counts as voice: frames are 120 ms at most.
+const VOICE_RATE_MIN: f64 = 5.0;
+
+/// The watched host's end and the other.
+fn ends(packet: &Packet) -> (SocketAddr, SocketAddr) {
+    if packet.outgoing { (packet.from, packet.to) } else { (packet.to, packet.from) }
 }
 
 /// All packets as one count for each direction: sent, received.

@@ -67,7 +67,7 @@ impl Packet {
 
     /// Voice: RTP, alone or in a relay's channel.
     pub fn is_voice(&self) -> bool {
-        matches!(self.kind, "RTP" | "RTP in TURN channel")
+        matches!(self.kind, "RTP" | "RTP in TURN channel" | VOICE_OVER_TCP)
     }
 
     /// An attempt to open a TCP connection.
@@ -75,6 +75,9 @@ impl Packet {
         self.kind == "TCP SYN"
     }
 }
+
+/// Kind of a TCP packet that must be voice by its rhythm.
+pub(super) const VOICE_OVER_TCP: &str = "voice over TCP";
 
 /// What is known of every TCP connection's directions.
 pub(super) type Streams = BTreeMap<(SocketAddr, SocketAddr), Stream>;

@@ -45,6 +45,10 @@ pub enum LabCommand {
     Search(experiment::ExperimentArgs),
     /// Count the messages and bytes of call set-up and tear-down (Figures 8 to 11)
     Call(experiment::ExperimentArgs),
+    /// Measure voice: packets, bandwidth, silence, hold, frequencies (section IV.E)
+    Media(experiment::ExperimentArgs),
+    /// Measure delay and memory beside other telephones (Table III)
+    Peers(experiment::ExperimentArgs),
     /// Watch an idle node: refresh messages, traffic a day
     Idle(experiment::ExperimentArgs),
     /// Log in again and again and count super nodes (section VI.B)
@@ -78,6 +82,8 @@ pub fn run(command: LabCommand, json: bool) -> Result<()> {
         LabCommand::Messages(arguments) => experiment::run("messages", &arguments, json),
         LabCommand::Search(arguments) => experiment::run("search", &arguments, json),
         LabCommand::Call(arguments) => experiment::run("call", &arguments, json),
+        LabCommand::Media(arguments) => experiment::run("media", &arguments, json),
+        LabCommand::Peers(arguments) => experiment::run("peers", &arguments, json),
         LabCommand::Idle(arguments) => experiment::run("idle", &arguments, json),
         LabCommand::Census(arguments) => experiment::run("census", &arguments, json),
         LabCommand::Paper(arguments) => experiment::paper(&arguments, json),

@@ -14,7 +14,10 @@ use super::{
     stage::{Plan, SETUPS, Setup, Stage, play},
 };
 use crate::{
-    capture::{Capture, Packet, flows, flows::totals},
+    capture::{
+        Capture, Packet, flows,
+        flows::{mark_voice_over_tcp, totals},
+    },
     deployment::{CallOptions, User, UserOptions},
     report::{Section, Table, Target},
 };
@@ -32,12 +35,19 @@ const TALK_S: f64 = 3.0;
 /// How long what follows the end is watched.
 const AFTER: Duration = Duration::from_millis(1500);
 
+/// How long the callee lets it ring: voice paths are prepared meanwhile.
+const RINGING: Duration = Duration::from_millis(1500);
+
+/// How long a call may take to arrive.
+const CALL_PATIENCE: Duration = Duration::from_secs(30);
+
 /// How long a buddy request may take.
 const BUDDY_PATIENCE: Duration = Duration::from_secs(30);
 
 /// One call, as the caller's interface saw it.
 struct Seen {
     ring_ms: f64,
+    /// From the callee's answer until the caller's node has it.
     answer_ms: f64,
     /// From the callee's answer to the first voice packet at the caller and at the callee.
     sound_ms: [f64; 2],
@@ -57,8 +67,8 @@ pub(super) fn run(bench: &Bench) -> Result<Section> {
         let mut section = Section::new(
             "call",
             "Call set-up and tear-down (Figures 8 to 11)",
-            "Seen at the caller's interface: from dialling until the answer (set-up; the callee \
-             answers at once), and from hanging up on (tear-down); voice packets are left out. A \
+            "Seen at the caller's interface: from dialling until the answer is heard (set-up; \
+             the callee lets it ring for 1.5 s), and from hanging up on (tear-down); voice packets are left out. A \
              message is a datagram or a TLS record; bytes are payload.",
         );
         let mut sums = Table::new(
@@ -80,7 +90,7 @@ pub(super) fn run(bench: &Bench) -> Result<Section> {
                 "set-up",
                 "buddies",
                 "to ringing",
-                "to the answer",
+                "answer to active",
                 "answer to first voice: caller",
                 "callee",
             ],
@@ -89,8 +99,7 @@ pub(super) fn run(bench: &Bench) -> Result<Section> {
             let (host_a, host_b) = &hosts[index];
             let (a, b) = (format!("caller{index}"), format!("callee{index}"));
             let alice = stage.user(host_a, &a, UserOptions::default())?;
-            let answers = UserOptions { answers: true, ..UserOptions::default() };
-            let mut bob = stage.user(host_b, &b, answers)?;
+            let mut bob = stage.user(host_b, &b, UserOptions::default())?;
             for (number, are_buddies) in [false, true].into_iter().enumerate() {
                 if are_buddies {
                     befriend(&alice, &bob)?;
@@ -141,10 +150,16 @@ fn call(
     (host_b, bob): (&str, &mut User<'_>),
 ) -> Result<Seen> {
     bob.node().said();
+    let name = bob.name().to_owned();
     let at_alice = Capture::start(stage.network, host_a)?;
     let at_bob = Capture::start(stage.network, host_b)?;
     let began_ms = unix_ms();
-    let ongoing = alice.start_call(bob.name(), CallOptions { talk_s: TALK_S })?;
+    let ongoing = thread::scope(|scope| {
+        let caller = scope.spawn(|| alice.start_call(&name, CallOptions { talk_s: TALK_S }));
+        let answered = answer(bob);
+        let ongoing = caller.join().expect("does not panic");
+        answered.and(ongoing)
+    })?;
     let answered_s = at_alice.now_s();
     let report = ongoing.finish()?;
     thread::sleep(AFTER);
@@ -154,26 +169,42 @@ fn call(
     let answer_unix_ms = heard["answered_unix_ms"].as_f64().context("it was answered")?;
     // Both captures began within a millisecond of `began_ms`.
     let answer_s = (answer_unix_ms - began_ms) / 1e3;
-    let first = |capture: &Capture| {
-        let packets = capture.packets();
-        let voice = packets.iter().find(|p| !p.outgoing && p.is_voice() && p.at_s > answer_s);
-        voice.map_or(f64::NAN, |packet| (packet.at_s - answer_s) * 1e3)
-    };
     let hung_up_s = answered_s + TALK_S - 0.05;
-    let without_voice = |from: f64, to: f64| {
-        let mut packets = at_alice.between(from, to);
-        packets.retain(|packet| !packet.is_voice());
+    let marked = |capture: &Capture| {
+        let mut packets = capture.packets();
+        mark_voice_over_tcp(&mut packets, answer_s, hung_up_s);
         packets
+    };
+    let (packets, at_bob) = (marked(&at_alice), marked(&at_bob));
+    let part = |from: f64, to: f64| -> Vec<Packet> {
+        let of = |packet: &&Packet| (from..to).contains(&packet.at_s) && !packet.is_voice();
+        packets.iter().filter(of).cloned().collect()
     };
     Ok(Seen {
         ring_ms: report.ring_ms.unwrap_or(f64::NAN),
-        answer_ms: report.setup_ms.unwrap_or(f64::NAN),
-        sound_ms: [first(&at_alice), first(&at_bob)],
-        setup: without_voice(0.0, answered_s),
-        talk: without_voice(answered_s, hung_up_s),
-        end: without_voice(hung_up_s, f64::INFINITY),
+        answer_ms: (answered_s - answer_s) * 1e3,
+        sound_ms: [first_voice_ms(&packets, answer_s), first_voice_ms(&at_bob, answer_s)],
+        setup: part(0.0, answered_s),
+        talk: part(answered_s, hung_up_s),
+        end: part(hung_up_s, f64::INFINITY),
         path: report.record["media"]["path"].as_str().unwrap_or("none").to_owned(),
     })
+}
+
+/// Lets it ring for a while and takes the call.
+fn answer(callee: &mut User<'_>) -> Result<()> {
+    callee.node().wait_for("incoming call", CALL_PATIENCE, |line| {
+        (line["event"] == "incoming").then_some(())
+    })?;
+    thread::sleep(RINGING);
+    callee.run(&["answer"]).map(drop)
+}
+
+/// From the answer to the first voice that came after it, at the watched host.
+fn first_voice_ms(packets: &[Packet], answer_s: f64) -> f64 {
+    let after = |packet: &&Packet| !packet.outgoing && packet.at_s > answer_s;
+    let voice = packets.iter().filter(after).find(|packet| packet.is_voice());
+    voice.map_or(f64::NAN, |packet| (packet.at_s - answer_s) * 1e3)
 }
 
 fn unix_ms() -> f64 {

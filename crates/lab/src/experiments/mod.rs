@@ -8,7 +8,9 @@ mod call;
 mod census;
 mod idle;
 mod login;
+mod media;
 mod messages;
+mod peers;
 mod search;
 mod stage;
 
@@ -82,6 +84,8 @@ pub const EXPERIMENTS: &[Experiment] = &[
     Experiment { name: "messages", about: "Figure 4: messages of a login", run: messages::run },
     Experiment { name: "search", about: "Figures 5 to 7: search, caching", run: search::run },
     Experiment { name: "call", about: "Figures 8 to 11: call set-up and end", run: call::run },
+    Experiment { name: "media", about: "packets, bandwidth, hold, frequencies", run: media::run },
+    Experiment { name: "peers", about: "Table III: other telephones", run: peers::run },
     Experiment { name: "idle", about: "refresh messages, idle traffic", run: idle::run },
     Experiment { name: "census", about: "Table IV: the census of super nodes", run: census::run },
 ];

@@ -12,11 +12,11 @@
 mod cell;
 mod condition;
 mod figures;
-mod peers;
+pub(crate) mod peers;
 mod report;
-mod rig;
+pub(crate) mod rig;
 mod score;
-mod usage;
+pub(crate) mod usage;
 
 use std::{
     collections::VecDeque,
@@ -203,7 +203,8 @@ impl Work<'_> {
     }
 }
 
-fn topology() -> Topology {
+/// The hosts of a rig, each at a public address.
+pub(crate) fn topology() -> Topology {
     let host = |name: &str| Host {
         name: name.to_owned(),
         behind: None,

@@ -18,6 +18,15 @@ const TUNED: &str = "audio_buffer 5-40\njitter_buffer_delay 1-3\n";
 pub(crate) struct Baresip;
 
 impl Baresip {
+    /// Starts both; nobody calls.
+    pub(crate) fn idle(stage: &Stage<'_>, folder: &Path, tuned: bool) -> Result<Box<dyn Call>> {
+        let telephones = [
+            start(stage, folder, "bob", tuned, None)?,
+            start(stage, folder, "alice", tuned, None)?,
+        ];
+        Ok(Box::new(BaresipCall { telephones }))
+    }
+
     /// Starts both; Alice calls at once.
     pub(crate) fn call(stage: &Stage<'_>, folder: &Path, tuned: bool) -> Result<Box<dyn Call>> {
         let bob = start(stage, folder, "bob", tuned, None)?;

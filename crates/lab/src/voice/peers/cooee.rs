@@ -30,9 +30,14 @@ impl<'d> Cooee<'d> {
         Ok(Self { alice: user("alice", false)?, bob: user("bob", true)? })
     }
 
+    /// The two programs.
+    pub(crate) fn pids(&mut self) -> Vec<u32> {
+        vec![self.alice.node().pid(), self.bob.node().pid()]
+    }
+
     /// Calls.
     pub(crate) fn call(&mut self) -> Result<Box<dyn Call>> {
-        let pids = vec![self.alice.node().pid(), self.bob.node().pid()];
+        let pids = self.pids();
         let call = self.alice.start_call("bob", CallOptions { talk_s: TALK_S })?;
         Ok(Box::new(CooeeCall { call: Some(call), pids }))
     }

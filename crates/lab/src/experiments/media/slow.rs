@@ -1,0 +1,111 @@
+//! Speech over a link of 2 and of 1.5 kB a second each way, where Skype was barely audible and
+//! almost unintelligible.
+
+use std::{thread, time::Duration};
+
+use anyhow::{Context, Result};
+use serde_json::json;
+
+use super::{EAR, Pair, SETTLING_S, Sound, speech, watch};
+use crate::{
+    capture::flows::totals,
+    experiments::stage::Stage,
+    measure::{Recording, draw, measure},
+    report::{Section, Table, Target, picture},
+    topology::LinkConfig,
+};
+
+/// Callers whose links are slow.
+pub(super) const HOSTS: [&str; 2] = ["slow2", "slow1"];
+
+/// Each link's bytes a second, IP headers included, and what the paper says of it.
+const LIMITS: [(u64, &str); 2] = [(2_000, "barely audible"), (1_500, "almost unintelligible")];
+
+/// Longest time in the queue in front of the link, in ms: a home router's.
+const QUEUE_MS: f64 = 500.0;
+
+/// Time for rate control to find the rate, in s.
+const FINDING_S: f64 = 15.0;
+
+pub(super) fn run(stage: &Stage<'_>, section: &mut Section) -> Result<()> {
+    let seconds = stage.bench.choose(6.0, 24.0);
+    let mut table = Table::new(
+        "Little bandwidth: the caller speaks over a slow link, both ways limited alike",
+        &[
+            "limit, kB/s", "paper", "sent, kB/s on the wire", "windows of 2 s heard",
+            "likeness (correlation)", "mouth to ear, ms", "lost",
+        ],
+    );
+    for (host, (limit, paper)) in HOSTS.iter().zip(LIMITS) {
+        let sound = Sound { microphone: Some(speech(stage)?), records: true };
+        let mut pair = Pair::start(stage, (host, EAR), host, &sound)?;
+        let call = pair.call()?;
+        thread::sleep(Duration::from_secs_f64(SETTLING_S));
+        let link = stage.network.link(host).context("the link is emulated")?;
+        let free = LinkConfig { delay_ms: stage.bench.delay_ms / 2.0, ..LinkConfig::default() };
+        link.set(LinkConfig { rate_bps: Some(8 * limit), queue_ms: QUEUE_MS, ..free });
+        thread::sleep(Duration::from_secs_f64(FINDING_S));
+        let packets = watch(stage, host, seconds)?;
+        link.set(free);
+        let record = call.hang_up()?.record;
+        let (mouth, ear) = (pair.caller.mouth(), pair.callee.ear());
+        pair.caller.node().end()?;
+        pair.callee.node().end()?;
+        let mut whole = Recording::from_pair(&mouth, &ear)?;
+        keep_seconds(&mut whole, SETTLING_S + FINDING_S, SETTLING_S + FINDING_S + seconds);
+        let report = measure(&whole.mouth, &whole.ear, whole.rate_hz);
+        let spoken = report.windows.iter().filter(|w| w.confidence > 0.0).count();
+        let heard = report.delays().count();
+        let likeness = mean(report.windows.iter().map(|w| w.confidence).filter(|c| *c > 0.0));
+        let [sent, _] = totals(&packets);
+        let kb = sent.bytes as f64 / seconds / 1e3;
+        let delay = report.mean_ms.map_or("-".to_owned(), |ms| format!("{ms:.0}"));
+        let loss = record["media"]["loss"].as_f64().unwrap_or(f64::NAN);
+        table.row([
+            format!("{:.1}", limit as f64 / 1e3),
+            paper.to_owned(),
+            format!("{kb:.2}"),
+            format!("{heard} of {spoken}"),
+            format!("{likeness:.2}"),
+            delay,
+            format!("{:.0} %", 100.0 * loss),
+        ]);
+        section.targets.push(Target::new(
+            &format!("speech at {:.1} kB/s", limit as f64 / 1e3),
+            paper,
+            "heard in nine windows of ten",
+            format!("{heard} of {spoken}"),
+            spoken > 0 && 10 * heard >= 9 * spoken,
+        ));
+        section.lines.push(json!({
+            "limit_bytes_per_s": limit, "sent_bytes_per_s": kb * 1e3, "windows": spoken,
+            "heard": heard, "likeness": likeness, "mouth_to_ear_ms": report.mean_ms,
+            "loss": loss,
+        }));
+        let title = format!("Speech over {:.1} kB/s", limit as f64 / 1e3);
+        let file = format!("media-{limit}.png");
+        picture(stage.bench.pictures.as_ref(), section, &file, &title, |path| {
+            draw(&whole, &report, &title, path)
+        })?;
+        stage.bench.tell(&format!("media: {title}"));
+    }
+    section.tables.push(table);
+    Ok(())
+}
+
+fn mean(values: impl Iterator<Item = f64>) -> f64 {
+    let (sum, count) = values.fold((0.0, 0.0), |(sum, count), value| (sum + value, count + 1.0));
+    sum / count
+}
+
+/// Leaves of a recording what lies between two moments.
+fn keep_seconds(recording: &mut Recording, from_s: f64, to_s: f64) {
+    let rate = f64::from(recording.rate_hz);
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "seconds")]
+    let (from, to) = ((from_s * rate) as usize, (to_s * rate) as usize);
+    for samples in [&mut recording.mouth, &mut recording.ear] {
+        samples.truncate(to.min(samples.len()));
+        samples.drain(..from.min(samples.len()));
+    }
+    recording.ear_gaps_s.clear();
+}
