@@ -187,7 +187,8 @@ impl Place<'_> {
             ear_gaps_s: Vec::new(),
         };
         let report = measure(&recording.mouth, &recording.ear, RATE_HZ);
-        let mean = report.mean_ms.with_context(|| format!("nothing is heard over {}", kind.name()))?;
+        let mean =
+            report.mean_ms.with_context(|| format!("nothing is heard over {}", kind.name()))?;
         figures.delay_ms.push(mean);
         figures.sd_ms.push(report.sd_ms.unwrap_or(0.0));
         if run > 0 || kind == Kind::Rig {

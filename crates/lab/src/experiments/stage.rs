@@ -49,15 +49,16 @@ pub(super) struct Plan<'p> {
     pub(super) super_nodes: usize,
     /// Hosts of users and their kinds of place.
     pub(super) users: Vec<(String, &'p Place)>,
-    /// Emulated links, for the delay and for changing them.
-    pub(super) is_emulated: bool,
+    /// Servers lie on the way between users, instead of beside it: they add no delay, so that the
+    /// round trip between two users is the same directly and by way of a super node.
+    pub(super) servers_on_the_way: bool,
 }
 
 impl<'p> Plan<'p> {
     /// Three super nodes and these users.
     pub(super) fn of(users: impl IntoIterator<Item = (&'p str, &'p Place)>) -> Self {
         let users = users.into_iter().map(|(name, place)| (name.to_owned(), place)).collect();
-        Self { super_nodes: 3, users, is_emulated: true }
+        Self { super_nodes: 3, users, servers_on_the_way: false }
     }
 }
 
@@ -111,12 +112,14 @@ fn topology(bench: &Bench, servers: &[String], plan: &Plan<'_>) -> Topology {
     }
     // Half the way to the core for everybody: any two machines are the whole delay apart.
     let delay_ms = bench.delay_ms / 2.0;
-    let link = plan.is_emulated.then(|| LinkConfig { delay_ms, ..LinkConfig::default() });
+    let link = Some(LinkConfig { delay_ms, ..LinkConfig::default() });
     for gateway in topology.gateways.iter_mut().filter(|gateway| gateway.behind.is_none()) {
         gateway.link = link;
     }
     for host in topology.hosts.iter_mut().filter(|host| host.behind.is_none()) {
-        host.link = if host.name == HOME { None } else { link };
+        let is_server = host.name == LOGIN || servers.contains(&host.name);
+        let is_near = host.name == HOME || (is_server && plan.servers_on_the_way);
+        host.link = if is_near { None } else { link };
     }
     topology
 }

@@ -118,6 +118,14 @@ impl Recording {
     }
 }
 
+/// When the first sample louder than `level` of full scale was heard, in ns of CLOCK_MONOTONIC.
+pub fn first_sound_ns(recording: &Path, level: f32) -> anyhow::Result<Option<u64>> {
+    let base = time_base(recording)?;
+    let (samples, rate) = read_mono(recording)?;
+    let first = samples.iter().position(|sample| sample.abs() > level);
+    Ok(first.map(|index| base.sample_0_ns + index as u64 * 1_000_000_000 / u64::from(rate)))
+}
+
 fn time_base(recording: &Path) -> anyhow::Result<TimeBase> {
     let mut path = recording.as_os_str().to_owned();
     path.push(".json");

@@ -23,7 +23,7 @@ use tokio::{
 };
 use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt, TokioAsyncReadCompatExt};
 
-use super::{ByteCount, ByteStream, TransportError, read_frame, write_frame};
+use super::{ByteCount, ByteStream, TransportError, coalesce::Coalesce, read_frame, write_frame};
 
 /// Time for the header of an incoming stream to arrive. Chosen: well above any round trip.
 const HEADER_TIME: Duration = Duration::from_secs(10);
@@ -127,7 +127,8 @@ impl Connection {
             Side::Client => yamux::Mode::Client,
             Side::Server => yamux::Mode::Server,
         };
-        let multiplexer = yamux::Connection::new(parts.stream.compat(), config, mode);
+        let multiplexer =
+            yamux::Connection::new(Coalesce::new(parts.stream).compat(), config, mode);
         let (open, open_requests) = mpsc::channel(16);
         let (incoming_sender, incoming) = mpsc::channel(ceiling.incoming_streams_max);
         let (close, close_requested) = watch::channel(false);
@@ -283,7 +284,7 @@ pub(crate) fn printable(text: &str) -> String {
 }
 
 struct Driver<S> {
-    multiplexer: yamux::Connection<Compat<S>>,
+    multiplexer: yamux::Connection<Compat<Coalesce<S>>>,
     open_requests: mpsc::Receiver<oneshot::Sender<Result<yamux::Stream, TransportError>>>,
     incoming: mpsc::Sender<IncomingStream>,
     incoming_permits: Arc<Semaphore>,
@@ -331,7 +332,7 @@ enum Event {
 type OpenReply = oneshot::Sender<Result<yamux::Stream, TransportError>>;
 
 fn poll_once<S: ByteStream>(
-    multiplexer: &mut yamux::Connection<Compat<S>>,
+    multiplexer: &mut yamux::Connection<Compat<Coalesce<S>>>,
     open_requests: &mut mpsc::Receiver<OpenReply>,
     waiting: &mut Option<OpenReply>,
     cx: &mut Context<'_>,

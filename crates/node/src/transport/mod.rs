@@ -11,6 +11,7 @@
 //! Who the peer is, is decided by `cooee_proto::identity`; this module only calls it. What the
 //! streams mean is decided by `super_node` and `attachment`.
 
+mod coalesce;
 mod connection;
 mod control;
 mod counted;

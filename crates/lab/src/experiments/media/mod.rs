@@ -36,7 +36,7 @@ pub(super) fn run(bench: &Bench) -> Result<Section> {
     for host in slow::HOSTS.iter().chain(&tones::HOSTS).chain(&[EAR]) {
         users.push(((*host).to_owned(), &PLACES[0]));
     }
-    let plan = Plan { super_nodes: 3, users, is_emulated: true };
+    let plan = Plan { super_nodes: 3, users, servers_on_the_way: true };
     play(bench, "media", &plan, |stage| {
         let mut section = Section::new(
             "media",

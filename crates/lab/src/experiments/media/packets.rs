@@ -64,8 +64,15 @@ pub(super) fn set_ups(stage: &Stage<'_>, section: &mut Section) -> Result<()> {
     let mut table = Table::new(
         "Voice packets, one direction",
         &[
-            "set-up", "sound", "paper: bytes", "payload bytes (1 to 99 %)", "packets/s",
-            "payload kB/s", "on the wire kB/s", "paper, both ways", "payload both ways kB/s",
+            "set-up",
+            "sound",
+            "paper: bytes",
+            "payload bytes (1 to 99 %)",
+            "packets/s",
+            "payload kB/s",
+            "on the wire kB/s",
+            "paper, both ways",
+            "payload both ways kB/s",
         ],
     );
     let said = speech(stage)?;

@@ -1,17 +1,20 @@
 //! Speech over a link of 2 and of 1.5 kB a second each way, where Skype was barely audible and
 //! almost unintelligible.
 
-use std::{thread, time::Duration};
+use std::{collections::BTreeMap, thread, time::Duration};
 
 use anyhow::{Context, Result};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{EAR, Pair, SETTLING_S, Sound, speech, watch};
 use crate::{
-    capture::flows::totals,
+    capture::{Packet, flows::totals},
     experiments::stage::Stage,
     measure::{Recording, draw, measure},
-    report::{Section, Table, Target, picture},
+    report::{
+        Section, Table, Target, picture,
+        plot::{self, Axis, Chart, Series, Style},
+    },
     topology::LinkConfig,
 };
 
@@ -29,11 +32,18 @@ const FINDING_S: f64 = 15.0;
 
 pub(super) fn run(stage: &Stage<'_>, section: &mut Section) -> Result<()> {
     let seconds = stage.bench.choose(6.0, 24.0);
+    let mut rates = Vec::new();
     let mut table = Table::new(
         "Little bandwidth: the caller speaks over a slow link, both ways limited alike",
         &[
-            "limit, kB/s", "paper", "sent, kB/s on the wire", "windows of 2 s heard",
-            "likeness (correlation)", "mouth to ear, ms", "lost",
+            "limit, kB/s",
+            "paper",
+            "sent, kB/s on the wire",
+            "windows of 2 s heard",
+            "likeness (correlation)",
+            "mouth to ear, ms",
+            "lost",
+            "path (changes)",
         ],
     );
     for (host, (limit, paper)) in HOSTS.iter().zip(LIMITS) {
@@ -44,10 +54,13 @@ pub(super) fn run(stage: &Stage<'_>, section: &mut Section) -> Result<()> {
         let link = stage.network.link(host).context("the link is emulated")?;
         let free = LinkConfig { delay_ms: stage.bench.delay_ms / 2.0, ..LinkConfig::default() };
         link.set(LinkConfig { rate_bps: Some(8 * limit), queue_ms: QUEUE_MS, ..free });
-        thread::sleep(Duration::from_secs_f64(FINDING_S));
-        let packets = watch(stage, host, seconds)?;
+        let all = watch(stage, host, FINDING_S + seconds)?;
         link.set(free);
-        let record = call.hang_up()?.record;
+        let packets: Vec<_> = all.iter().filter(|p| p.at_s >= FINDING_S).cloned().collect();
+        for (word, outgoing) in [("sent", true), ("received", false)] {
+            rates.push(rate(&all, outgoing, &format!("{:.1} kB/s, {word}", limit as f64 / 1e3)));
+        }
+        let record = call.hang_up()?.record["media"].clone();
         let (mouth, ear) = (pair.caller.mouth(), pair.callee.ear());
         pair.caller.node().end()?;
         pair.callee.node().end()?;
@@ -60,7 +73,7 @@ pub(super) fn run(stage: &Stage<'_>, section: &mut Section) -> Result<()> {
         let [sent, _] = totals(&packets);
         let kb = sent.bytes as f64 / seconds / 1e3;
         let delay = report.mean_ms.map_or("-".to_owned(), |ms| format!("{ms:.0}"));
-        let loss = record["media"]["loss"].as_f64().unwrap_or(f64::NAN);
+        let loss = record["loss"].as_f64().unwrap_or(f64::NAN);
         table.row([
             format!("{:.1}", limit as f64 / 1e3),
             paper.to_owned(),
@@ -69,6 +82,7 @@ pub(super) fn run(stage: &Stage<'_>, section: &mut Section) -> Result<()> {
             format!("{likeness:.2}"),
             delay,
             format!("{:.0} %", 100.0 * loss),
+            format!("{} ({})", text(&record["path"]), record["path_changes"]),
         ]);
         section.targets.push(Target::new(
             &format!("speech at {:.1} kB/s", limit as f64 / 1e3),
@@ -90,7 +104,34 @@ pub(super) fn run(stage: &Stage<'_>, section: &mut Section) -> Result<()> {
         stage.bench.tell(&format!("media: {title}"));
     }
     section.tables.push(table);
-    Ok(())
+    let caption = "What the caller sends and hears on a slow link, from the limit on";
+    let top = rates.iter().flat_map(|s: &Series| &s.points).map(|p| p.1).fold(3.0, f64::max);
+    let chart = Chart {
+        title: caption.to_owned(),
+        x: Axis::new("time (s)", 0.0, FINDING_S + seconds),
+        y: Axis::new("kB/s on the wire", 0.0, top * 1.1),
+        series: rates,
+        height: 420,
+    };
+    picture(stage.bench.pictures.as_ref(), section, "media-slow.png", caption, |path| {
+        plot::draw(&chart, path)
+    })
+}
+
+/// kB in each second.
+fn rate(packets: &[Packet], outgoing: bool, name: &str) -> Series {
+    let mut seconds: BTreeMap<u64, f64> = BTreeMap::new();
+    for packet in packets.iter().filter(|packet| packet.outgoing == outgoing) {
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "seconds")]
+        let second = packet.at_s as u64;
+        *seconds.entry(second).or_default() += packet.bytes as f64 / 1e3;
+    }
+    let points = seconds.into_iter().map(|(second, kb)| (second as f64, kb)).collect();
+    Series { name: name.to_owned(), points, style: Style::Steps }
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or("-")
 }
 
 fn mean(values: impl Iterator<Item = f64>) -> f64 {

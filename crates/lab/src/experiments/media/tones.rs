@@ -11,7 +11,7 @@ use serde_json::json;
 use super::{EAR, Pair, SETTLING_S, Sound, microphone, watch};
 use crate::{
     capture::flows::totals,
-    experiments::stage::Stage,
+    experiments::{median, stage::Stage},
     measure::Recording,
     report::{
         Section, Table, Target, picture,
@@ -66,10 +66,12 @@ pub(super) fn run(stage: &Stage<'_>, section: &mut Section) -> Result<()> {
         false => (0..HOSTS.len()).collect(),
     };
     let sweep = sweep();
-    let said = microphone(stage, "sweep.wav", &sweep)?;
+    let said = &microphone(stage, "sweep.wav", &sweep)?;
     let responses = thread::scope(|scope| {
-        let runs: Vec<_> =
-            which.iter().map(|&i| scope.spawn(|| response(stage, &said, HOSTS[i], LIMITS[i]))).collect();
+        let runs: Vec<_> = which
+            .iter()
+            .map(|&i| scope.spawn(move || response(stage, said, HOSTS[i], LIMITS[i])))
+            .collect();
         runs.into_iter().map(|run| run.join().expect("does not panic")).collect::<Result<Vec<_>>>()
     })?;
     stage.bench.tell("media: tones");
@@ -147,7 +149,7 @@ fn gain_db(recording: &Recording, hz: f64) -> f64 {
     let rate = f64::from(recording.rate_hz);
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "seconds")]
     let samples = |seconds: f64| (seconds * rate) as usize;
-    let (step, measured) = (samples(0.05), samples(MEASURED_S));
+    let (step, measured) = (samples(0.06), samples(MEASURED_S));
     let end = recording.mouth.len().min(recording.ear.len());
     // From the end back: the first place where the mouth holds the tone for the whole time.
     let mut at = end.saturating_sub(measured);
@@ -166,8 +168,15 @@ fn gain_db(recording: &Recording, hz: f64) -> f64 {
     f64::NAN
 }
 
-/// Amplitude of one frequency (Goertzel's sum, with a Hann window).
+/// Amplitude of one frequency: the median over short windows, so that a jump in phase where the
+/// player changed its delay, or a gap, does not count.
 fn amplitude(samples: &[f32], hz: f64, rate_hz: f64) -> f64 {
+    let windows = samples.chunks_exact(WINDOW_SAMPLES.min(samples.len()));
+    median(&windows.map(|window| window_amplitude(window, hz, rate_hz)).collect::<Vec<_>>())
+}
+
+/// Goertzel's sum with a Hann window.
+fn window_amplitude(samples: &[f32], hz: f64, rate_hz: f64) -> f64 {
     let length = samples.len() as f64;
     let (mut re, mut im, mut weight) = (0.0, 0.0, 0.0);
     for (n, sample) in samples.iter().enumerate() {
@@ -180,6 +189,9 @@ fn amplitude(samples: &[f32], hz: f64, rate_hz: f64) -> f64 {
     }
     2.0 * re.hypot(im) / weight
 }
+
+/// 60 ms: three periods of the lowest tone.
+const WINDOW_SAMPLES: usize = 2_880;
 
 /// The lowest and highest tone of the unbroken run around 1 kHz that passes.
 fn passes(levels_db: &[f64]) -> (f64, f64) {
@@ -214,7 +226,8 @@ fn judge(section: &mut Section, response: &Response) {
 
 fn chart(responses: &[Response], title: &str) -> Chart {
     let series = responses.iter().map(|response| {
-        let points = TONES_HZ.iter().copied().zip(response.levels_db.iter().map(|db| db.max(-60.0)));
+        let points =
+            TONES_HZ.iter().copied().zip(response.levels_db.iter().map(|db| db.max(-60.0)));
         Series { name: name(response.limit), points: points.collect(), style: Style::Line }
     });
     Chart {
