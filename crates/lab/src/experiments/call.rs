@@ -76,11 +76,12 @@ pub(super) fn run(bench: &Bench) -> Result<Section> {
         let mut section = Section::new(
             "call",
             "Call set-up and tear-down (Figures 8 to 11)",
-            "Seen at the caller's interface: from dialling until the answer is heard (set-up; \
-             the callee lets it ring for 1.5 s), and from hanging up on (tear-down); voice packets are left out. A \
-             message is a datagram or a TLS record; bytes are payload. The super nodes lie on \
-             the way: the round trip between the users is the same directly and through them. \
-             Sound: the first at the speaker, the microphone says a tone all the time.",
+            "Seen at the caller's interface: from dialling until the answer is heard (set-up; the \
+             callee lets it ring for 1.5 s), and from hanging up on (tear-down); voice packets \
+             are left out. A message is a datagram or a TLS record; bytes are payload. The super \
+             nodes lie on the way: the round trip between the users is the same directly and \
+             through them. Sound: the first at the speaker; the microphone says a tone all the \
+             time.",
         );
         let mut sums = Table::new(
             "Set-up and tear-down, all machines together",

@@ -32,10 +32,14 @@ use crate::{
 /// Changes within this time are stored together. Chosen: a person adds several buddies in a row.
 const DEBOUNCE: Duration = Duration::from_secs(2);
 /// Another device's changes are fetched after this at the latest. Chosen: a device that stores the
-/// list tells the others that are online; this is for those that could not be told.
-const EVERY: Duration = Duration::from_secs(30 * 60);
-/// First pause after a failure, doubled up to [`EVERY`].
+/// list tells the others that are online; this is for those that could not be told. Each time
+/// costs 9 kB, and a day of an idle node may cost 1 MB.
+const EVERY: Duration = Duration::from_secs(6 * 3600);
+/// First pause after a failure, doubled up to [`RETRY_MAX`].
 const RETRY: Duration = Duration::from_secs(10);
+const RETRY_MAX: Duration = Duration::from_secs(30 * 60);
+/// Pause at the start. Chosen: the login itself goes first.
+const FIRST: Duration = Duration::from_secs(3);
 /// Conflicts in a row before it is left to the next time. Chosen: above a user's devices.
 const CONFLICTS_MAX: usize = 32;
 
@@ -65,6 +69,7 @@ enum KeepingError {
 pub(super) async fn run(config: KeepingConfig, own: UserName, people: People, dirty: Arc<Notify>) {
     let KeepingConfig { access, key } = config;
     let mut pause = RETRY;
+    let _ = timeout(spread(FIRST), dirty.notified()).await;
     loop {
         let next = match keep(&access, &key, &own, &people).await {
             Ok(()) => {
@@ -74,7 +79,7 @@ pub(super) async fn run(config: KeepingConfig, own: UserName, people: People, di
             Err(KeepingError::People(PeopleError::Stopped)) => return,
             Err(error) => {
                 tracing::info!(%error, "the buddy list cannot be stored at the login server yet");
-                pause = (pause * 2).min(EVERY);
+                pause = (pause * 2).min(RETRY_MAX);
                 pause / 2
             }
         };
