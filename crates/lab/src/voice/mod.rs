@@ -20,7 +20,7 @@ pub(crate) mod usage;
 
 use std::{
     collections::VecDeque,
-    path::{Path, PathBuf},
+    path::Path,
     sync::{Mutex, PoisonError, mpsc::Sender},
     thread,
 };
@@ -194,7 +194,7 @@ impl Work<'_> {
         }
     }
 
-    fn loop_back(&self, stage: &Stage<'_>, cell: &mut Cell, recording: &PathBuf) -> Result<()> {
+    fn loop_back(&self, stage: &Stage<'_>, cell: &mut Cell, recording: &Path) -> Result<()> {
         let modules = stage.rig.loop_back()?;
         let played = stage.rig.play(&self.tools.conversation(), recording, || {});
         stage.rig.end_loop(&modules)?;

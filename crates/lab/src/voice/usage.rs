@@ -40,7 +40,7 @@ pub(crate) fn of_tree(pid: u32) -> Result<Usage> {
 
 fn of(pid: u32, share_pages: bool) -> Result<Usage> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).context("process has ended")?;
-    let ticks = |field: usize| Some(field_after_name(&stat, field)?.parse::<f64>().ok()?);
+    let ticks = |field: usize| field_after_name(&stat, field)?.parse::<f64>().ok();
     // utime and stime of proc(5), and what reaped children used.
     let total: f64 = (14..=17).filter_map(ticks).sum();
     #[allow(clippy::cast_precision_loss)]
