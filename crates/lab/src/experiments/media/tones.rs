@@ -11,7 +11,7 @@ use serde_json::json;
 use super::{EAR, Pair, SETTLING_S, Sound, microphone, watch};
 use crate::{
     capture::flows::totals,
-    experiments::{median, stage::Stage},
+    experiments::stage::Stage,
     measure::Recording,
     report::{
         Section, Table, Target, picture,
@@ -166,11 +166,13 @@ fn gain_db(recording: &Recording, hz: f64) -> f64 {
     f64::NAN
 }
 
-/// Amplitude of one frequency: the median over short windows, so that a jump in phase where the
-/// player changed its delay, or a gap, does not count.
+/// Amplitude of one frequency: the upper quartile over short windows, so that a jump in phase
+/// where the player changed its delay, or a gap, does not count.
 fn amplitude(samples: &[f32], hz: f64, rate_hz: f64) -> f64 {
     let windows = samples.chunks_exact(WINDOW_SAMPLES.min(samples.len()));
-    median(&windows.map(|window| window_amplitude(window, hz, rate_hz)).collect::<Vec<_>>())
+    let mut levels: Vec<_> = windows.map(|part| window_amplitude(part, hz, rate_hz)).collect();
+    levels.sort_by(f64::total_cmp);
+    levels.get(levels.len() * 3 / 4).copied().unwrap_or(0.0)
 }
 
 /// Goertzel's sum with a Hann window.
