@@ -212,3 +212,29 @@ fn how_the_voice_fares_is_told_every_second_and_recorded() {
     }
     assert!(record["safety_number"].is_string(), "{record}");
 }
+
+#[test]
+fn buddies_reach_each_other_when_every_super_node_is_dead() {
+    let folder = tempfile::tempdir().unwrap();
+    let network = network(folder.path(), 2);
+    let _users = [("alice", UserOptions::default()), ("bob", answering())]
+        .map(|(name, options)| network.user("here", name, options).unwrap());
+    let [alice, bob] = ["alice", "bob"].map(|name| folder.path().join(name));
+    assert_eq!(run(&alice, &["buddies", "add", "bob"]).code, Some(0));
+    wait_for("request", || run(&bob, &["buddies", "list"]).out.contains("asked").then_some(()));
+    assert_eq!(run(&bob, &["buddies", "accept", "alice"]).code, Some(0));
+    wait_for("buddies", || run(&alice, &["buddies", "list"]).out.contains("mutual").then_some(()));
+    // The addresses follow the answer on the same connection.
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    for pid in network.super_node_pids() {
+        support::signal(pid, "KILL");
+    }
+    wait_for("loneliness", || {
+        run(&alice, &["status"]).out.contains("\"state\":\"waiting\"").then_some(())
+    });
+    assert_eq!(run(&alice, &["message", "bob", "still there?"]).code, Some(0));
+    wait_for("message", || run(&bob, &["messages"]).out.contains("still there?").then_some(()));
+    let talk = run(&alice, &["call", "bob", "--for", "1"]);
+    assert_eq!(talk.code, Some(0), "{talk:?}");
+    assert_eq!(talk.record()["media"]["path"], "direct UDP");
+}

@@ -12,6 +12,7 @@ pub mod doctor;
 mod login_access;
 pub mod login_server;
 pub mod media;
+mod memory;
 pub mod network_watch;
 pub mod node;
 pub mod overlay;

@@ -1,21 +1,30 @@
 //! `cooee lab cost`: what a node costs its machine, idle and in a call, and what each attached node
 //! costs a super node. Real processes on loopback, read from `/proc`.
 
-use std::{fs, path::PathBuf, thread, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    thread,
+    time::Duration,
+};
 
 use anyhow::{Context, Result};
 use serde_json::json;
 
 use crate::{
-    deployment::{CallOptions, Deployment, DeploymentPlan, ThisMachine, UserOptions},
+    deployment::{CallOptions, Deployment, DeploymentPlan, UserOptions},
+    pulse::{PulseServer, WithSound},
     speech::{RATE_HZ, Voice, speak},
 };
+
+/// Until a node has given back what attaching or setting up a call needed (it waits 4 to 8 s).
+const SETTLE: Duration = Duration::from_secs(10);
 
 /// `cooee lab cost`.
 #[derive(Debug, clap::Args)]
 pub struct CostArgs {
-    /// Seconds of the measured call
-    #[arg(long, default_value_t = 20.0)]
+    /// Seconds of each measured call
+    #[arg(long, default_value_t = 25.0)]
     talk: f64,
     /// Idle nodes to attach
     #[arg(long, default_value_t = 20)]
@@ -29,6 +38,25 @@ struct Usage {
     cpu_s: f64,
 }
 
+/// What one call costs one of its two nodes.
+#[derive(Debug, Clone, Copy)]
+struct CallCost {
+    idle_mib: f64,
+    call_mib: f64,
+    cpu_percent: f64,
+}
+
+/// How a measured call is made.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Sound {
+    /// Files for microphones, nothing for speakers, no processing.
+    Files,
+    /// The same with echo cancellation, noise suppression and gain control.
+    Processed,
+    /// A sound server's devices, with processing.
+    Devices,
+}
+
 pub(super) fn cost(arguments: &CostArgs, json: bool) -> Result<()> {
     let folder = tempfile::tempdir()?;
     let program = std::env::current_exe().context("cannot find the running program")?;
@@ -38,7 +66,9 @@ pub(super) fn cost(arguments: &CostArgs, json: bool) -> Result<()> {
         super_node_port: None,
         well_known_ports: false,
     };
-    let ground = ThisMachine;
+    // Without a sound server only the columns that need one are missing.
+    let sound = PulseServer::start().inspect_err(|error| eprintln!("{error:#}")).ok();
+    let ground = WithSound { server: sound.as_ref().map(PulseServer::address).unwrap_or_default() };
     let mut deployment = Deployment::start(&ground, &program, folder.path(), plan, |step| {
         eprintln!("{step}");
     })?;
@@ -52,41 +82,84 @@ pub(super) fn cost(arguments: &CostArgs, json: bool) -> Result<()> {
     thread::sleep(Duration::from_secs(2));
     let after = usage(super_node)?;
     let per_node_kib = (after.rss_kib - before.rss_kib) / arguments.nodes.max(1) as f64;
+    drop(idle);
 
     let speech = speech_file(folder.path().join("speech.wav"))?;
-    let talker = |answers| UserOptions {
-        microphone: Some(format!("wav:{},loop", speech.display())),
-        answers,
-        ..UserOptions::default()
+    let files = call(&deployment, Sound::Files, &speech, arguments.talk)?;
+    let processed = call(&deployment, Sound::Processed, &speech, arguments.talk)?;
+    let devices = match &sound {
+        Some(server) => {
+            for sink in ["voice", "high-ear", "low-ear"] {
+                server.plug(sink)?;
+            }
+            let _player = server.play(&speech, "voice")?;
+            Some(call(&deployment, Sound::Devices, &speech, arguments.talk)?)
+        }
+        None => None,
     };
-    let mut alice = deployment.user("alice", "alice", talker(false))?;
-    let mut bob = deployment.user("bob", "bob", talker(true))?;
-    let idle_mib = usage(alice.node().pid())?.rss_kib / 1024.0;
-    let call = alice.start_call("bob", CallOptions { talk_s: arguments.talk })?;
-    thread::sleep(Duration::from_secs(2));
-    let (pid_alice, pid_bob) = (alice.node().pid(), bob.node().pid());
-    let start = (usage(pid_alice)?, usage(pid_bob)?);
-    let measured_s = (arguments.talk - 4.0).max(1.0);
-    thread::sleep(Duration::from_secs_f64(measured_s));
-    let end = (usage(pid_alice)?, usage(pid_bob)?);
-    let cpu_s = (end.0.cpu_s - start.0.cpu_s + end.1.cpu_s - start.1.cpu_s) / 2.0;
-    let cpu_percent = cpu_s / measured_s * 100.0;
-    let call_mib = end.0.rss_kib / 1024.0;
-    call.finish()?;
     if json {
         let line = json!({
-            "ok": true, "idle_rss_mib": idle_mib, "call_rss_mib": call_mib,
-            "call_cpu_percent": cpu_percent, "super_node_rss_mib": after.rss_kib / 1024.0,
+            "ok": true, "idle_rss_mib": files.idle_mib, "call_rss_mib": files.call_mib,
+            "call_cpu_percent": files.cpu_percent,
+            "processed_rss_mib": processed.call_mib, "processed_cpu_percent": processed.cpu_percent,
+            "devices_rss_mib": devices.map(|cost| cost.call_mib),
+            "devices_cpu_percent": devices.map(|cost| cost.cpu_percent),
+            "super_node_rss_mib": after.rss_kib / 1024.0,
             "super_node_kib_per_node": per_node_kib, "nodes": arguments.nodes,
         });
         println!("{line}");
     } else {
-        println!("node, idle                 {idle_mib:.1} MiB");
-        println!("node, in a call            {call_mib:.1} MiB, {cpu_percent:.2} % of a core");
+        println!("node, idle                 {:.1} MiB", files.idle_mib);
+        for (name, cost) in [
+            ("in a call, files", Some(files)),
+            ("  sound processing on", Some(processed)),
+            ("  and real sound devices", devices),
+        ] {
+            match cost {
+                Some(CallCost { call_mib, cpu_percent, .. }) => {
+                    println!("{name:<26} {call_mib:.1} MiB, {cpu_percent:.2} % of a core");
+                }
+                None => println!("{name:<26} not measured: no sound server"),
+            }
+        }
         println!("super node                 {:.1} MiB", after.rss_kib / 1024.0);
         println!("  for each attached node   {per_node_kib:.0} KiB ({} nodes)", arguments.nodes);
     }
     Ok(())
+}
+
+/// A call between two new users; memory of the caller, processor time of both on average.
+fn call(deployment: &Deployment<'_>, sound: Sound, speech: &Path, talk_s: f64) -> Result<CallCost> {
+    let user = |voice: &str, answers| {
+        let (microphone, speaker) = match sound {
+            Sound::Devices => ("device:voice.monitor".to_owned(), format!("device:{voice}-ear")),
+            _ => (format!("wav:{},loop", speech.display()), "null".to_owned()),
+        };
+        let processing = if sound == Sound::Files { "off" } else { "on" };
+        let options = UserOptions {
+            microphone: Some(microphone),
+            speaker: Some(speaker),
+            answers,
+            more: vec!["--processing".to_owned(), processing.to_owned()],
+            ..UserOptions::default()
+        };
+        let name = format!("{voice}.{sound:?}").to_lowercase();
+        deployment.user(voice, &name, options)
+    };
+    let (mut caller, mut callee) = (user("high", false)?, user("low", true)?);
+    thread::sleep(SETTLE);
+    let (pid_caller, pid_callee) = (caller.node().pid(), callee.node().pid());
+    let idle_mib = usage(pid_caller)?.rss_kib / 1024.0;
+    let ongoing = caller.start_call(callee.name(), CallOptions { talk_s })?;
+    thread::sleep(SETTLE);
+    let start = (usage(pid_caller)?, usage(pid_callee)?);
+    let measured_s = (talk_s - SETTLE.as_secs_f64() - 1.0).max(1.0);
+    thread::sleep(Duration::from_secs_f64(measured_s));
+    let end = (usage(pid_caller)?, usage(pid_callee)?);
+    ongoing.finish()?;
+    let cpu_s = (end.0.cpu_s - start.0.cpu_s + end.1.cpu_s - start.1.cpu_s) / 2.0;
+    let (call_mib, cpu_percent) = (end.0.rss_kib / 1024.0, cpu_s / measured_s * 100.0);
+    Ok(CallCost { idle_mib, call_mib, cpu_percent })
 }
 
 fn speech_file(path: PathBuf) -> Result<PathBuf> {

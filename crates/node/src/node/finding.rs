@@ -3,30 +3,41 @@
 use std::{
     collections::BTreeMap,
     future::Future,
+    net::SocketAddr,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    time::Duration,
 };
 
 use cooee_proto::{
-    call::LookUpFailure,
+    call::{LookUpFailure, Relation},
     identity::{NodeId, UserName},
     index::UserRecord,
     overlay::Trust,
     wire::v1,
 };
 use prost::Message;
+use tokio::time::timeout;
 
 use crate::{
     attachment::{Attachment, FoundDevice},
-    call::LookUp,
+    call::{LookUp, Relations},
     login_access::LoginAccess,
     login_server::unix_now,
     overlay::LiveTrust,
-    peer::{Dialer, PeerStream, Peers, Way},
+    peer::{Dialer, Identity, PeerStream, Peers, Way},
+    people::{BuddyList, People},
+    transport::{ProxyConfig, TransportError, connect_tcp},
 };
 
 /// Devices whose super nodes are remembered. Chosen: far above the devices of calls at once.
 const DEVICES_MAX: usize = 4_096;
+
+/// Time for a direct TCP connection. Chosen: two lost packets; the splice is tried at once too.
+const DIRECT_MAX: Duration = Duration::from_secs(4);
+/// Time for a look-up, after which a buddy is tried where it last was. Chosen below the call
+/// machine's own.
+const LOOK_UP_PATIENCE: Duration = Duration::from_secs(8);
 
 /// Looks up names at the super node in use and remembers where devices were found.
 pub(super) struct Finder {
@@ -35,11 +46,63 @@ pub(super) struct Finder {
     login: LoginAccess,
     found: Arc<Mutex<BTreeMap<NodeId, FoundDevice>>>,
     peers: OnceLock<Peers>,
+    relations: OnceLock<BuddyList>,
+    direct: Arc<Mutex<BTreeMap<NodeId, Direct>>>,
+}
+
+/// Where a mutual buddy's device takes direct connections, by its own words.
+#[derive(Clone)]
+struct Direct {
+    user: UserName,
+    addresses: Vec<SocketAddr>,
 }
 
 impl Finder {
     pub(super) fn new(attachment: Attachment, trust: LiveTrust, login: LoginAccess) -> Self {
-        Self { attachment, trust, login, found: Arc::default(), peers: OnceLock::new() }
+        let (found, peers, relations) = (Arc::default(), OnceLock::new(), OnceLock::new());
+        let direct = Arc::default();
+        Self { attachment, trust, login, found, peers, relations, direct }
+    }
+
+    /// Asks this buddy list who may learn our address by a direct connection.
+    pub(super) fn use_relations(&self, people: &People) {
+        let _ = self.relations.set(people.buddy_list());
+    }
+
+    fn is_mutual_buddy(&self, user: &UserName) -> bool {
+        let relation = self.relations.get().map(|buddies| buddies.relation(user));
+        relation == Some(Relation::MutualBuddy)
+    }
+
+    fn direct(&self) -> MutexGuard<'_, BTreeMap<NodeId, Direct>> {
+        self.direct.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The devices of a mutual buddy that can be tried without anybody's help.
+    fn direct_devices(&self, user: &UserName) -> Vec<NodeId> {
+        if !self.is_mutual_buddy(user) {
+            return Vec::new();
+        }
+        let direct = self.direct();
+        direct.iter().filter(|(_, it)| it.user == *user).map(|(node, _)| *node).collect()
+    }
+
+    /// Ways by TCP without anybody between; only mutual buddies learn our address so.
+    fn direct_ways(&self, node: NodeId) -> Vec<Way> {
+        let Some(direct) = self.direct().get(&node).cloned() else { return Vec::new() };
+        if !self.is_mutual_buddy(&direct.user) {
+            return Vec::new();
+        }
+        let way = |to: SocketAddr| -> Way {
+            Box::pin(async move {
+                let proxy = ProxyConfig::none();
+                let connecting = timeout(DIRECT_MAX, connect_tcp(to, &proxy));
+                let stream =
+                    connecting.await.map_err(|_| TransportError::TimedOut("connection"))?;
+                Ok(Box::new(stream?) as PeerStream)
+            })
+        };
+        direct.addresses.into_iter().map(way).collect()
     }
 
     /// Tells these peers whose device is whose.
@@ -84,12 +147,19 @@ impl LookUp for Finder {
         let login = self.login.clone();
         let found = self.found.clone();
         let peers = self.peers.get().cloned();
+        let direct = self.direct_devices(&user);
         Box::pin(async move {
             let key = user.key(trust.network());
-            let mut devices = attachment.look_up(key).await.map_err(|error| {
-                tracing::info!(%user, %error, "look-up failed");
-                LookUpFailure::Unreachable
-            })?;
+            let looked_up = timeout(LOOK_UP_PATIENCE, attachment.look_up(key)).await;
+            let mut devices = match looked_up.unwrap_or(Err(TransportError::TimedOut("look-up"))) {
+                Ok(devices) => devices,
+                Err(error) => {
+                    tracing::info!(%user, %error, "look-up failed");
+                    // Buddies who know where they are need nobody to find each other.
+                    let known = (!direct.is_empty()).then_some(direct);
+                    return known.ok_or(LookUpFailure::Unreachable);
+                }
+            };
             retain_reachable(&mut devices, &user, &trust);
             if devices.is_empty() {
                 // The cache of the super node may be from before the user came.
@@ -125,6 +195,7 @@ impl Dialer for Finder {
         let device = lock(&self.found).get(&node).cloned();
         let (attachment, trust) = (self.attachment.clone(), self.trust.clone());
         let found = self.found.clone();
+        let mut ways = self.direct_ways(node);
         Box::pin(async move {
             let way: Way = Box::pin(async move {
                 let Some(device) = device else {
@@ -144,7 +215,19 @@ impl Dialer for Finder {
                 lock(&found).insert(node, moved);
                 Ok(Box::new(stream) as PeerStream)
             });
-            vec![way]
+            ways.insert(0, way);
+            ways
         })
+    }
+
+    fn learn_addresses(&self, device: &Identity, addresses: Vec<SocketAddr>) {
+        let mut direct = self.direct();
+        direct.remove(&device.node);
+        if !addresses.is_empty() {
+            while direct.len() >= DEVICES_MAX {
+                direct.pop_first();
+            }
+            direct.insert(device.node, Direct { user: device.user.clone(), addresses });
+        }
     }
 }

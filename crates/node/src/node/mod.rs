@@ -245,8 +245,10 @@ impl Node {
                 attachment: attachment.clone(),
                 events: node.events.clone(),
                 keeping: node.keeping()?,
+                direct_addresses: node.direct_addresses(),
                 seed: random_seed(),
             })?;
+            finder.use_relations(&people);
             let calls = CallService::start(CallServiceConfig {
                 calls: node.calls_config(&user),
                 own: (user, own_key),
@@ -294,6 +296,15 @@ impl Node {
             tracing::info!("without account.key the buddy list stays on this device: log in again");
         }
         Ok(key.map(|key| KeepingConfig { access: self.login.clone(), key }))
+    }
+
+    /// Where mutual buddies may connect to this device, asked anew each time: networks change.
+    fn direct_addresses(&self) -> Arc<dyn Fn() -> Vec<SocketAddr> + Send + Sync> {
+        let (settings, port) = (self.settings.clone(), self.port);
+        Arc::new(move || {
+            let own = own_addresses(&settings).unwrap_or_default();
+            own.into_iter().map(|ip| SocketAddr::new(ip, port)).collect()
+        })
     }
 
     fn calls_config(&self, user: &UserName) -> CallsConfig {

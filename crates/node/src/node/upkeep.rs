@@ -45,6 +45,9 @@ const RELAYS_RETRY: Duration = Duration::from_secs(2);
 /// without a word is noticed within this and 1.5 s, where the keep-alive alone takes two minutes.
 const CHECK_IN_CALL: Duration = Duration::from_secs(3);
 
+/// A state that has lasted this long has settled. Chosen: above what a call takes to set up.
+const SETTLED: Duration = Duration::from_secs(4);
+
 /// A certificate that holds: the stored one, or a renewed one if its time is near.
 pub(super) async fn fresh(
     profile: &Profile,
@@ -92,6 +95,7 @@ pub(super) fn start(node: &Arc<Node>, incoming: Option<Incoming>, arrivals: Arri
     if let Some(calls) = &node.calls {
         tokio::spawn(hand_on_calls(Arc::downgrade(node), calls.subscribe()));
     }
+    tokio::spawn(keep_small(Arc::downgrade(node)));
     tokio::spawn(take_arrivals(Arc::downgrade(node), arrivals));
     tokio::spawn(keep_up(Arc::downgrade(node)));
     tokio::spawn(keep_revocations(Arc::downgrade(node)));
@@ -249,6 +253,28 @@ fn call_event(node: &Node, notice: &CallNotice) -> Value {
         _ => {}
     }
     event
+}
+
+/// Gives back what only starting, attaching, or setting up and ending calls needed, once each of
+/// them has settled.
+async fn keep_small(node: Weak<Node>) {
+    let mut look = tokio::time::interval(SETTLED);
+    let (mut before, mut done) = (None, None);
+    loop {
+        look.tick().await;
+        let Some(node) = node.upgrade() else { return };
+        let calls = node.calls.as_ref().map_or(0, |calls| calls.list().len());
+        let is_attached = node.attachment.as_ref().is_none_or(|attachment| {
+            matches!(*attachment.status().borrow(), Attached::Attached { .. })
+        });
+        let now = Some((calls, is_attached));
+        if now == before && now != done {
+            let bytes = crate::memory::release_cold_code();
+            tracing::debug!(bytes, "looked through the program's own memory");
+            done = now;
+        }
+        before = now;
+    }
 }
 
 /// Keeps the relays of the super nodes in use known, so that a call need not ask first.

@@ -69,19 +69,41 @@ impl std::fmt::Debug for Established {
     }
 }
 
+/// A stream whose other end has proved to be the device wanted; nothing was said yet.
+pub struct Proven {
+    stream: PeerStream,
+    peer: Identity,
+}
+
+impl Proven {
+    /// Says Hello.
+    pub async fn greet(self, tls: &Tls) -> Result<Established, PeerError> {
+        // The peer's Hello is a round trip away; what is to be said need not wait for it.
+        in_time(greet(tls, self.stream, self.peer, Wait::Later)).await
+    }
+}
+
+/// Does the handshake as the side that opened the stream.
+pub async fn prove(
+    tls: &Tls,
+    stream: PeerStream,
+    expected: ExpectedPeer,
+) -> Result<Proven, PeerError> {
+    in_time(async {
+        let stream = tls.connect_end_to_end(stream, expected).await?;
+        let peer = peer_of(tls, stream.get_ref().1.peer_certificates())?;
+        Ok(Proven { stream: Box::new(stream), peer })
+    })
+    .await
+}
+
 /// Makes the connection as the side that opened the stream.
 pub async fn connect(
     tls: &Tls,
     stream: PeerStream,
     expected: ExpectedPeer,
 ) -> Result<Established, PeerError> {
-    in_time(async {
-        let stream = tls.connect_end_to_end(stream, expected).await?;
-        let peer = peer_of(tls, stream.get_ref().1.peer_certificates())?;
-        // The peer's Hello is a round trip away; what is to be said need not wait for it.
-        greet(tls, Box::new(stream), peer, Wait::Later).await
-    })
-    .await
+    prove(tls, stream, expected).await?.greet(tls).await
 }
 
 /// Makes the connection as the side to which the stream was opened.

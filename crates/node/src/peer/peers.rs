@@ -8,6 +8,7 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     future::Future,
+    net::SocketAddr,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -37,6 +38,9 @@ pub type Way = Pin<Box<dyn Future<Output = Result<PeerStream, TransportError>> +
 pub trait Dialer: Send + Sync + 'static {
     /// All ways to try now, best first; none if the device is nowhere to be found.
     fn ways(&self, node: NodeId) -> Pin<Box<dyn Future<Output = Vec<Way>> + Send>>;
+
+    /// A mutual buddy's device said where it takes direct connections.
+    fn learn_addresses(&self, _device: &Identity, _addresses: Vec<SocketAddr>) {}
 }
 
 /// Bounds of the table of peers.
@@ -149,6 +153,11 @@ impl Peers {
             table.expected.pop_first();
         }
         table.expected.insert(node, user);
+    }
+
+    /// A mutual buddy's device said where it takes direct connections.
+    pub fn learn_addresses(&self, device: &Identity, addresses: Vec<SocketAddr>) {
+        self.0.dialer.learn_addresses(device, addresses);
     }
 
     /// Says something to a device, over the connection that exists or a new one. What cannot be
@@ -345,26 +354,32 @@ impl Shared {
         }
     }
 
-    /// Tries all ways at once, TLS included; the first that proves the device wins.
+    /// Tries all ways at once, TLS included; the first that proves the device wins. Only the winner
+    /// is greeted, so that the other side never takes up a connection that is about to be dropped.
     async fn race(&self, node: NodeId) -> Result<Established, PeerError> {
         let expected = self.expected(node);
         let attempt = async |way: Way| {
             let stream = way.await?;
-            connection::connect(&self.tls, stream, expected.clone()).await
+            connection::prove(&self.tls, stream, expected.clone()).await
         };
         let mut attempts: FuturesUnordered<_> =
             self.dialer.ways(node).await.into_iter().map(attempt).collect();
-        let mut first_error = None;
+        let mut failure: Option<PeerError> = None;
         while let Some(result) = attempts.next().await {
-            match result {
-                Ok(established) => return Ok(established),
-                Err(error) => {
-                    tracing::debug!(%node, %error, "a way failed");
-                    first_error.get_or_insert(error);
-                }
+            let error = match result {
+                Ok(proven) => match proven.greet(&self.tls).await {
+                    Ok(established) => return Ok(established),
+                    Err(error) => error,
+                },
+                Err(error) => error,
+            };
+            tracing::debug!(%node, %error, "a way failed");
+            // That somebody answered in the device's place says more than that a way is closed.
+            if failure.as_ref().is_none_or(|before| error.is_impostor() && !before.is_impostor()) {
+                failure = Some(error);
             }
         }
-        Err(first_error.unwrap_or(PeerError::NoWay(node)))
+        Err(failure.unwrap_or(PeerError::NoWay(node)))
     }
 
     /// Removes an ended connection; false if another has taken its place.

@@ -370,3 +370,47 @@ async fn a_device_that_is_nowhere_or_somebody_elses_is_unreachable() {
     let Some(PeerEvent::Unreachable { reason, .. }) = at_alice.recv().await else { panic!() };
     assert!(reason.to_string().contains("belongs to somebody else"), "{reason}");
 }
+
+/// Two ways to every device, of which the second is slower to prove it.
+struct TwoWays(Ways);
+
+impl Dialer for TwoWays {
+    fn ways(&self, node: NodeId) -> std::pin::Pin<Box<dyn Future<Output = Vec<Way>> + Send>> {
+        let (one, other) = (self.0.ways(node), self.0.ways(node));
+        Box::pin(async move {
+            let mut ways = one.await;
+            let slow = other.await.pop().expect("one way");
+            ways.push(Box::pin(async move {
+                tokio::time::sleep(Duration::from_millis(3)).await;
+                slow.await
+            }));
+            ways.push(Box::pin(std::future::pending()));
+            ways
+        })
+    }
+}
+
+#[tokio::test]
+async fn of_several_ways_the_first_wins_and_the_others_are_never_taken_up() {
+    let splices = splices(Duration::from_millis(1));
+    let (_bob, mut at_bob) = join(&splices, device(2, "bob"));
+    for round in 0..10 {
+        let tls = device(10 + round, "alice");
+        let own = tls.credentials().node();
+        let dialer = Arc::new(TwoWays(Ways { own, splices: splices.clone() }));
+        let (alice, _at_alice) = Peers::new(tls, dialer, PeersConfig::default());
+        alice.send(node(2), status("one"));
+        let mut connected = 0;
+        let listen = async {
+            while let Some(event) = at_bob.recv().await {
+                match event {
+                    PeerEvent::Connected(peer) if peer.node == own => connected += 1,
+                    PeerEvent::Lost { peer, reason } if peer.node == own => panic!("{reason}"),
+                    _ => {}
+                }
+            }
+        };
+        let _ = tokio::time::timeout(Duration::from_millis(150), listen).await;
+        assert_eq!(connected, 1, "round {round}");
+    }
+}

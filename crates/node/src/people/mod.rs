@@ -11,10 +11,12 @@
 //! acknowledged, only after it was written.
 
 mod keeping;
+mod presence;
 mod store;
 mod task;
 
 use std::{
+    net::SocketAddr,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -62,6 +64,8 @@ pub struct PeopleConfig {
     pub events: broadcast::Sender<Value>,
     /// Where the buddy list is kept beside the profile; none where the key for it is missing.
     pub keeping: Option<KeepingConfig>,
+    /// Where this device takes direct connections, told to mutual buddies only.
+    pub direct_addresses: Arc<dyn Fn() -> Vec<SocketAddr> + Send + Sync>,
     /// Unpredictable: makes message ids.
     pub seed: [u8; 32],
 }
@@ -261,6 +265,23 @@ impl People {
         });
         self.commands.send(command).await.map_err(|_| PeopleError::Stopped)?;
         answer.await.map_err(|_| PeopleError::Stopped)
+    }
+}
+
+/// Who is a buddy, without the means to change it or to keep the task running.
+#[derive(Clone)]
+pub struct BuddyList(Arc<Mutex<Contacts>>);
+
+impl Relations for BuddyList {
+    fn relation(&self, user: &UserName) -> Relation {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).relation(user)
+    }
+}
+
+impl People {
+    /// Who is a buddy, for those who only want to know.
+    pub fn buddy_list(&self) -> BuddyList {
+        BuddyList(self.contacts.clone())
     }
 }
 

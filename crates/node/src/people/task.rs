@@ -4,6 +4,7 @@ mod views;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -15,9 +16,7 @@ use cooee_proto::{
     control::WATCHED_NAMES_MAX,
     identity::{NameKey, NetworkId, NodePublicKey, UserName},
     im::{Messages, Output, Progress},
-    wire::v1::{
-        BuddyAnswer, BuddyRequest, ListStored, PresenceDetail, peer_message::Body, presence_detail,
-    },
+    wire::v1::{BuddyAnswer, BuddyRequest, ListStored, peer_message::Body},
 };
 use serde_json::{Value, json};
 use tokio::{
@@ -25,7 +24,9 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Command, MessageView, PeopleConfig, PeopleError, SeenAs, StoreError, store::Store};
+use super::{
+    Command, MessageView, PeopleConfig, PeopleError, SeenAs, StoreError, presence, store::Store,
+};
 use crate::{
     attachment::Attachment,
     call::LookUp,
@@ -49,6 +50,7 @@ pub(super) struct Task {
     look_up: Arc<dyn LookUp>,
     peers: Peers,
     attachment: Attachment,
+    direct_addresses: Arc<dyn Fn() -> Vec<SocketAddr> + Send + Sync>,
     events: broadcast::Sender<Value>,
     /// Woken when the list changed, to store it at the login server.
     dirty: Arc<Notify>,
@@ -85,6 +87,7 @@ impl Task {
             look_up: config.look_up,
             peers: config.peers,
             attachment: config.attachment,
+            direct_addresses: config.direct_addresses,
             events: config.events,
             dirty: Arc::default(),
             watched: BTreeMap::new(),
@@ -183,14 +186,19 @@ impl Task {
                 }
                 ContactEvent::SendAnswer(user, accepted) => {
                     let display_name = self.display_name.clone();
-                    let answer = Body::BuddyAnswer(BuddyAnswer { accepted, display_name });
-                    self.send_to(user, vec![answer]);
+                    let mut bodies =
+                        vec![Body::BuddyAnswer(BuddyAnswer { accepted, display_name })];
+                    if accepted {
+                        bodies.push(self.presence());
+                    }
+                    self.send_to(user, bodies);
                 }
                 ContactEvent::Asked(user) => {
                     self.tell(json!({ "event": "buddy_asked", "user": user.as_str() }));
                 }
                 ContactEvent::BecameMutual(user) => {
                     self.tell(json!({ "event": "buddy_added", "user": user.as_str() }));
+                    self.send_to(user, vec![self.presence()]);
                 }
                 ContactEvent::Declined(user) => {
                     self.tell(json!({ "event": "buddy_declined", "user": user.as_str() }));
@@ -246,14 +254,14 @@ impl Task {
             }));
         }
         if self.list().relation(&peer.user) == Relation::MutualBuddy {
-            let detail = PresenceDetail {
-                state: presence_detail::State::Online as i32,
-                display_name: self.display_name.clone(),
-                ..PresenceDetail::default()
-            };
-            self.peers.send(peer.node, Body::Presence(detail));
+            self.peers.send(peer.node, self.presence());
         }
         self.seen(&peer.user);
+    }
+
+    /// What mutual buddies are told of this device.
+    fn presence(&self) -> Body {
+        presence::online(self.display_name.clone(), (self.direct_addresses)())
     }
 
     fn handle_body(&mut self, from: &Identity, body: Body) {
@@ -277,6 +285,7 @@ impl Task {
             }
             Body::Presence(detail) if relation == Relation::MutualBuddy => {
                 self.list().handle_display_name(user, &detail.display_name);
+                self.peers.learn_addresses(from, presence::addresses(&detail));
             }
             Body::ListStored(_) if *user == self.own.0 => self.dirty.notify_one(),
             // They missed that they were taken from our list.

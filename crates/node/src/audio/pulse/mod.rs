@@ -14,6 +14,7 @@ mod playback;
 mod record;
 mod session;
 mod slot;
+mod stream;
 
 pub use devices::{Device, DeviceKind, list_devices};
 pub(super) use session::PulseSession;

@@ -3,16 +3,14 @@
 use std::{ffi::CString, io};
 
 use pulseaudio::protocol::{
-    ChannelMap, Command, CreatePlaybackStreamReply, LatencyParams, PlaybackLatency,
-    PlaybackStreamParams, SetPlaybackStreamBufferAttrParams,
+    ChannelMap, Command, PlaybackStreamParams, SetPlaybackStreamBufferAttrParams,
     stream::{BufferAttr, StreamFlags},
 };
 
 use super::{
     buffers::BufferLadder,
-    connection::{Connection, parse_reply},
-    record::{buffered_ms, milliseconds, sample_spec, stream_props},
-    slot::StreamSlot,
+    connection::Connection,
+    stream::{Answer, Playing, Stream, sample_spec, stream_props},
 };
 use crate::audio::clock::{BLOCK_SAMPLES, MonotonicNs};
 
@@ -20,27 +18,20 @@ const BLOCK_BYTES: u64 = BLOCK_SAMPLES as u64 * 4;
 
 /// The playback stream.
 pub(super) struct Playback {
-    pub(super) slot: StreamSlot,
-    /// The wanted device can be moved to.
-    pub(super) wanted_is_back: bool,
+    pub(super) stream: Stream<Playing>,
     ladder: BufferLadder,
     grow: bool,
     requested_bytes: u64,
-    latency_query: Option<u32>,
-    pub(super) latency_ms: f32,
     pub(super) underruns: u64,
 }
 
 impl Playback {
     pub(super) fn new(wanted: Option<CString>) -> Self {
         Self {
-            slot: StreamSlot::new(wanted),
-            wanted_is_back: false,
+            stream: Stream::new(wanted),
             ladder: BufferLadder::default(),
             grow: false,
             requested_bytes: 0,
-            latency_query: None,
-            latency_ms: 0.0,
             underruns: 0,
         }
     }
@@ -66,7 +57,7 @@ impl Playback {
 
     /// Asks for the stream, or for a longer buffer, if it is time to.
     pub(super) fn create(&mut self, to: &mut Connection, now_ns: MonotonicNs) -> io::Result<()> {
-        if let (true, Some(index)) = (std::mem::take(&mut self.grow), self.slot.channel()) {
+        if let (true, Some(index)) = (std::mem::take(&mut self.grow), self.stream.slot.channel()) {
             to.send(&Command::SetPlaybackStreamBufferAttr(SetPlaybackStreamBufferAttrParams {
                 index,
                 buffer_attr: self.buffer_attr(),
@@ -74,7 +65,7 @@ impl Playback {
                 early_requests: false,
             }))?;
         }
-        let Some(sink_name) = self.slot.device_to_ask(now_ns) else { return Ok(()) };
+        let Some(sink_name) = self.stream.slot.device_to_ask(now_ns) else { return Ok(()) };
         let params = PlaybackStreamParams {
             sample_spec: sample_spec(),
             channel_map: ChannelMap::mono(),
@@ -85,25 +76,7 @@ impl Playback {
             ..Default::default()
         };
         let sequence = to.send(&Command::CreatePlaybackStream(params))?;
-        self.slot.handle_asked(sequence);
-        Ok(())
-    }
-
-    /// Gives the stream up; another is asked for.
-    pub(super) fn replace(&mut self, to: &mut Connection, now_ns: MonotonicNs) -> io::Result<()> {
-        if let Some(channel) = self.slot.channel() {
-            to.send(&Command::DeletePlaybackStream(channel))?;
-        }
-        self.slot.handle_lost(now_ns);
-        Ok(())
-    }
-
-    /// Asks how long until sound handed over now is heard.
-    pub(super) fn ask_latency(&mut self, to: &mut Connection) -> io::Result<()> {
-        let Some(channel) = self.slot.channel() else { return Ok(()) };
-        let now = std::time::SystemTime::now();
-        let query = Command::GetPlaybackLatency(LatencyParams { channel, now });
-        self.latency_query = Some(to.send(&query)?);
+        self.stream.slot.handle_asked(sequence);
         Ok(())
     }
 
@@ -115,41 +88,27 @@ impl Playback {
         version: u16,
         now_ns: MonotonicNs,
     ) -> bool {
-        if self.slot.is_asking(sequence) {
-            match parse_reply::<CreatePlaybackStreamReply>(body, version) {
-                Ok(reply) => {
-                    self.requested_bytes = u64::from(reply.requested_bytes);
-                    self.ladder.handle_start(now_ns);
-                    self.slot.handle_created(reply.channel, reply.sink_name);
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "the sound server's answer makes no sense");
-                    self.slot.handle_refused(MonotonicNs::MAX / 2);
-                }
+        match self.stream.handle_reply(sequence, body, version) {
+            Answer::Foreign => false,
+            Answer::Taken => true,
+            Answer::Created(created) => {
+                self.requested_bytes = u64::from(created.requested_bytes);
+                self.ladder.handle_start(now_ns);
+                true
             }
-            return true;
         }
-        if self.latency_query == Some(sequence) {
-            self.latency_query = None;
-            if let Ok(latency) = parse_reply::<PlaybackLatency>(body, version) {
-                self.latency_ms = milliseconds(latency.sink_usec)
-                    + buffered_ms(latency.write_offset, latency.read_offset);
-            }
-            return true;
-        }
-        false
     }
 
     /// The server has room for more.
     pub(super) fn handle_request(&mut self, channel: u32, bytes: u32) {
-        if self.slot.channel() == Some(channel) {
+        if self.stream.slot.channel() == Some(channel) {
             self.requested_bytes += u64::from(bytes);
         }
     }
 
     /// The server had nothing to play.
     pub(super) fn handle_underflow(&mut self, channel: u32, now_ns: MonotonicNs) {
-        if self.slot.channel() == Some(channel) {
+        if self.stream.slot.channel() == Some(channel) {
             self.underruns += 1;
             self.grow |= self.ladder.handle_underrun(now_ns);
         }
@@ -157,7 +116,7 @@ impl Playback {
 
     /// Whether the server has room for a block.
     pub(super) fn wants_block(&self) -> bool {
-        self.slot.channel().is_some() && self.requested_bytes >= BLOCK_BYTES
+        self.stream.slot.channel().is_some() && self.requested_bytes >= BLOCK_BYTES
     }
 
     /// Plays a block that was wanted.
@@ -166,7 +125,7 @@ impl Playback {
         to: &mut Connection,
         block: &[f32; BLOCK_SAMPLES],
     ) -> io::Result<()> {
-        let Some(channel) = self.slot.channel() else { return Ok(()) };
+        let Some(channel) = self.stream.slot.channel() else { return Ok(()) };
         self.requested_bytes = self.requested_bytes.saturating_sub(BLOCK_BYTES);
         to.send_samples(channel, block)
     }

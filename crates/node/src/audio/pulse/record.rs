@@ -3,16 +3,15 @@
 use std::{ffi::CString, io};
 
 use pulseaudio::protocol::{
-    ChannelMap, Command, CreateRecordStreamReply, Prop, Props, RecordLatency, RecordStreamParams,
-    SampleFormat, SampleSpec,
+    ChannelMap, Command, RecordStreamParams,
     stream::{BufferAttr, StreamFlags},
 };
 
 use super::{
-    connection::{Connection, parse_reply},
-    slot::StreamSlot,
+    connection::Connection,
+    stream::{Answer, Capturing, Stream, sample_spec, stream_props},
 };
-use crate::audio::clock::{BLOCK_SAMPLES, MonotonicNs, SAMPLE_RATE_HZ};
+use crate::audio::clock::{BLOCK_SAMPLES, MonotonicNs};
 
 /// Captured sound kept at most; older is dropped: 200 ms (chosen).
 const STAGED_SAMPLES_MAX: usize = 9_600;
@@ -23,43 +22,23 @@ const FRAGMENT_SAMPLES: u32 = 240;
 
 /// The record stream.
 pub(super) struct Record {
-    pub(super) slot: StreamSlot,
-    /// The wanted device can be moved to.
-    pub(super) wanted_is_back: bool,
+    pub(super) stream: Stream<Capturing>,
     staged: Vec<f32>,
-    latency_query: Option<u32>,
-    pub(super) latency_ms: f32,
     pub(super) overruns: u64,
-}
-
-/// 48 kHz mono floats, as the voice engine has them.
-pub(super) fn sample_spec() -> SampleSpec {
-    SampleSpec { format: SampleFormat::Float32Le, channels: 1, sample_rate: SAMPLE_RATE_HZ }
-}
-
-/// What the sound server's mixer shows for a stream.
-pub(super) fn stream_props() -> Props {
-    let mut props = Props::new();
-    props.set(Prop::MediaName, c"call");
-    props.set(Prop::MediaRole, c"phone");
-    props
 }
 
 impl Record {
     pub(super) fn new(wanted: Option<CString>) -> Self {
         Self {
-            slot: StreamSlot::new(wanted),
-            wanted_is_back: false,
+            stream: Stream::new(wanted),
             staged: Vec::with_capacity(2 * STAGED_SAMPLES_MAX),
-            latency_query: None,
-            latency_ms: 0.0,
             overruns: 0,
         }
     }
 
     /// Asks for the stream if it is time to.
     pub(super) fn create(&mut self, to: &mut Connection, now_ns: MonotonicNs) -> io::Result<()> {
-        let Some(source_name) = self.slot.device_to_ask(now_ns) else { return Ok(()) };
+        let Some(source_name) = self.stream.slot.device_to_ask(now_ns) else { return Ok(()) };
         self.staged.clear();
         let params = RecordStreamParams {
             sample_spec: sample_spec(),
@@ -71,54 +50,18 @@ impl Record {
             ..Default::default()
         };
         let sequence = to.send(&Command::CreateRecordStream(params))?;
-        self.slot.handle_asked(sequence);
-        Ok(())
-    }
-
-    /// Gives the stream up; another is asked for.
-    pub(super) fn replace(&mut self, to: &mut Connection, now_ns: MonotonicNs) -> io::Result<()> {
-        if let Some(channel) = self.slot.channel() {
-            to.send(&Command::DeleteRecordStream(channel))?;
-        }
-        self.slot.handle_lost(now_ns);
-        Ok(())
-    }
-
-    /// Asks how old captured sound is.
-    pub(super) fn ask_latency(&mut self, to: &mut Connection) -> io::Result<()> {
-        let Some(channel) = self.slot.channel() else { return Ok(()) };
-        let now = std::time::SystemTime::now();
-        let query = Command::GetRecordLatency(pulseaudio::protocol::LatencyParams { channel, now });
-        self.latency_query = Some(to.send(&query)?);
+        self.stream.slot.handle_asked(sequence);
         Ok(())
     }
 
     /// An answer of the server; says whether it was this stream's.
     pub(super) fn handle_reply(&mut self, sequence: u32, body: &[u8], version: u16) -> bool {
-        if self.slot.is_asking(sequence) {
-            match parse_reply::<CreateRecordStreamReply>(body, version) {
-                Ok(reply) => self.slot.handle_created(reply.channel, reply.sink_name),
-                Err(error) => {
-                    tracing::warn!(%error, "the sound server's answer makes no sense");
-                    self.slot.handle_refused(MonotonicNs::MAX / 2);
-                }
-            }
-            return true;
-        }
-        if self.latency_query == Some(sequence) {
-            self.latency_query = None;
-            if let Ok(latency) = parse_reply::<RecordLatency>(body, version) {
-                self.latency_ms = milliseconds(latency.source_usec)
-                    + buffered_ms(latency.write_offset, latency.read_offset);
-            }
-            return true;
-        }
-        false
+        !matches!(self.stream.handle_reply(sequence, body, version), Answer::Foreign)
     }
 
     /// Captured sound.
     pub(super) fn handle_samples(&mut self, channel: u32, bytes: &[u8]) {
-        if self.slot.channel() != Some(channel) {
+        if self.stream.slot.channel() != Some(channel) {
             return;
         }
         let floats = bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
@@ -138,17 +81,4 @@ impl Record {
         self.staged.drain(..BLOCK_SAMPLES);
         true
     }
-}
-
-pub(super) fn milliseconds(microseconds: u64) -> f32 {
-    #[allow(clippy::cast_precision_loss)]
-    let ms = microseconds as f32 / 1_000.0;
-    ms
-}
-
-/// Bytes between two positions of a mono float stream at 48 kHz, in milliseconds.
-pub(super) fn buffered_ms(write_offset: i64, read_offset: i64) -> f32 {
-    #[allow(clippy::cast_precision_loss)]
-    let bytes = (write_offset - read_offset).max(0) as f32;
-    bytes / 192.0
 }

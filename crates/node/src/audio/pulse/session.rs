@@ -87,8 +87,8 @@ impl PulseSession {
 
     /// When to be called again although nothing has arrived.
     pub(in crate::audio) fn deadline_ns(&self) -> MonotonicNs {
-        let record = self.record.as_ref().and_then(|r| r.slot.deadline_ns());
-        let playback = self.playback.as_ref().and_then(|p| p.slot.deadline_ns());
+        let record = self.record.as_ref().and_then(|r| r.stream.slot.deadline_ns());
+        let playback = self.playback.as_ref().and_then(|p| p.stream.slot.deadline_ns());
         [record, playback].into_iter().flatten().min().unwrap_or(MonotonicNs::MAX)
     }
 
@@ -102,22 +102,22 @@ impl PulseSession {
         if let Err(error) = self.receive(now_ns).and_then(|()| self.send_due(now_ns)) {
             self.lose_connection(now_ns, &error, tell);
         }
-        if let Some(device) = self.record.as_mut().and_then(|r| r.slot.take_change()) {
+        if let Some(device) = self.record.as_mut().and_then(|r| r.stream.slot.take_change()) {
             tell(AudioEvent::MicrophoneChanged { device });
         }
-        if let Some(device) = self.playback.as_mut().and_then(|p| p.slot.take_change()) {
+        if let Some(device) = self.playback.as_mut().and_then(|p| p.stream.slot.take_change()) {
             tell(AudioEvent::SpeakerChanged { device });
         }
     }
 
     /// Whether the microphone delivers.
     pub(in crate::audio) fn microphone_runs(&self) -> bool {
-        self.record.as_ref().is_some_and(|r| r.slot.channel().is_some())
+        self.record.as_ref().is_some_and(|r| r.stream.slot.channel().is_some())
     }
 
     /// Whether the speaker asks for sound.
     pub(in crate::audio) fn speaker_runs(&self) -> bool {
-        self.playback.as_ref().is_some_and(|p| p.slot.channel().is_some())
+        self.playback.as_ref().is_some_and(|p| p.stream.slot.channel().is_some())
     }
 
     /// The oldest captured block, if there is one.
@@ -142,11 +142,11 @@ impl PulseSession {
     pub(in crate::audio) fn statistics(&self) -> DeviceStatistics {
         let (record, playback) = (self.record.as_ref(), self.playback.as_ref());
         DeviceStatistics {
-            microphone: record.and_then(|r| r.slot.device_name()),
-            microphone_latency_ms: record.map(|r| r.latency_ms),
+            microphone: record.and_then(|r| r.stream.slot.device_name()),
+            microphone_latency_ms: record.map(|r| r.stream.latency_ms),
             microphone_overruns: record.map_or(0, |r| r.overruns),
-            speaker: playback.and_then(|p| p.slot.device_name()),
-            speaker_latency_ms: playback.map(|p| p.latency_ms),
+            speaker: playback.and_then(|p| p.stream.slot.device_name()),
+            speaker_latency_ms: playback.map(|p| p.stream.latency_ms),
             speaker_buffer_ms: playback.map(Playback::target_ms),
             speaker_underruns: playback.map_or(0, |p| p.underruns),
         }
@@ -168,17 +168,10 @@ impl PulseSession {
                     default_names = parse_reply::<ServerInfo>(body, version).ok();
                     return;
                 }
-                if let Some(record) = record
-                    && !record.handle_reply(sequence, body, version)
-                    && record.slot.take_lookup_answer(sequence)
-                {
-                    record.wanted_is_back = true;
-                }
-                if let Some(playback) = playback
-                    && !playback.handle_reply(sequence, body, version, now_ns)
-                    && playback.slot.take_lookup_answer(sequence)
-                {
-                    playback.wanted_is_back = true;
+                let taken =
+                    record.as_mut().is_some_and(|r| r.handle_reply(sequence, body, version));
+                if let (false, Some(playback)) = (taken, playback.as_mut()) {
+                    playback.handle_reply(sequence, body, version, now_ns);
                 }
             }
             Incoming::Refused { sequence, error } => {
@@ -204,12 +197,10 @@ impl PulseSession {
 
     fn follow_defaults(&mut self, server: &ServerInfo) {
         if let Some(record) = &mut self.record {
-            let follows = record.slot.follows_default(server.default_source_name.as_deref());
-            record.wanted_is_back |= follows;
+            record.stream.follow_default(server.default_source_name.as_deref());
         }
         if let Some(playback) = &mut self.playback {
-            let follows = playback.slot.follows_default(server.default_sink_name.as_deref());
-            playback.wanted_is_back |= follows;
+            playback.stream.follow_default(server.default_sink_name.as_deref());
         }
     }
 
@@ -223,29 +214,17 @@ impl PulseSession {
             self.latency_at_ns = now_ns + LATENCY_INTERVAL_NS;
         }
         if let Some(record) = &mut self.record {
-            if std::mem::take(&mut record.wanted_is_back) {
-                record.replace(connection, now_ns)?;
-            }
-            if let Some(name) = record.slot.take_lookup() {
-                let sequence = connection.send(&Command::LookupSource(name))?;
-                record.slot.handle_lookup_sent(sequence);
-            }
+            record.stream.look_after(connection, now_ns)?;
             record.create(connection, now_ns)?;
             if latency_due {
-                record.ask_latency(connection)?;
+                record.stream.ask_latency(connection)?;
             }
         }
         if let Some(playback) = &mut self.playback {
-            if std::mem::take(&mut playback.wanted_is_back) {
-                playback.replace(connection, now_ns)?;
-            }
-            if let Some(name) = playback.slot.take_lookup() {
-                let sequence = connection.send(&Command::LookupSink(name))?;
-                playback.slot.handle_lookup_sent(sequence);
-            }
+            playback.stream.look_after(connection, now_ns)?;
             playback.create(connection, now_ns)?;
             if latency_due {
-                playback.ask_latency(connection)?;
+                playback.stream.ask_latency(connection)?;
             }
         }
         connection.flush()
@@ -296,24 +275,24 @@ fn handle_event(
             playback.handle_underflow(underflow.channel, now_ns);
         }
         (Command::PlaybackStreamKilled(channel), _, Some(playback))
-            if playback.slot.channel() == Some(channel) =>
+            if playback.stream.slot.channel() == Some(channel) =>
         {
-            playback.slot.handle_lost(now_ns);
+            playback.stream.slot.handle_lost(now_ns);
         }
         (Command::RecordStreamKilled(channel), Some(record), _)
-            if record.slot.channel() == Some(channel) =>
+            if record.stream.slot.channel() == Some(channel) =>
         {
-            record.slot.handle_lost(now_ns);
+            record.stream.slot.handle_lost(now_ns);
         }
         (Command::PlaybackStreamMoved(moved), _, Some(playback))
-            if playback.slot.channel() == Some(moved.stream_index) =>
+            if playback.stream.slot.channel() == Some(moved.stream_index) =>
         {
-            playback.slot.handle_moved(moved.device_name);
+            playback.stream.slot.handle_moved(moved.device_name);
         }
         (Command::RecordStreamMoved(moved), Some(record), _)
-            if record.slot.channel() == Some(moved.stream_index) =>
+            if record.stream.slot.channel() == Some(moved.stream_index) =>
         {
-            record.slot.handle_moved(moved.device_name);
+            record.stream.slot.handle_moved(moved.device_name);
         }
         (Command::SubscribeEvent(event), record, playback) => {
             for slot in slots(record, playback) {
@@ -330,8 +309,8 @@ fn slots<'a>(
     record: &'a mut Option<Record>,
     playback: &'a mut Option<Playback>,
 ) -> impl Iterator<Item = &'a mut super::slot::StreamSlot> {
-    let record = record.iter_mut().map(|r| &mut r.slot);
-    record.chain(playback.iter_mut().map(|p| &mut p.slot))
+    let record = record.iter_mut().map(|r| &mut r.stream.slot);
+    record.chain(playback.iter_mut().map(|p| &mut p.stream.slot))
 }
 
 /// Looks for the server from a thread of its own, since connecting blocks.
