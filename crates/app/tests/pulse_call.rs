@@ -32,6 +32,12 @@ const SERVER: &str = "COOEE_TEST_PULSE";
 /// Seconds of speech in each measurement.
 const SPEECH_S: f64 = 12.0;
 
+/// The call ends before that, by a command.
+const TALK_S: f64 = 200.0;
+
+/// Measurements before a source counts as unheard.
+const ATTEMPTS: usize = 5;
+
 /// Seconds at its start that do not count: streams and the voice path come up.
 const SETTLE_S: usize = 3;
 
@@ -83,7 +89,7 @@ fn everything() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let speech = speech(folder.path())?;
     pactl(&["set-default-sink", "ear"])?;
-    let floor = listen(folder.path(), &speech, "mouth.monitor")?;
+    let floor = heard(folder.path(), &speech, "mouth.monitor")?;
 
     let ground = WithSound { server: std::env::var("PULSE_SERVER")? };
     let plan = DeploymentPlan {
@@ -109,8 +115,8 @@ fn everything() -> Result<()> {
         ..UserOptions::default()
     };
     let bob = network.user("here", "bob", options)?;
-    let call = alice.start_call("bob", CallOptions { talk_s: SPEECH_S + 15.0 })?;
-    let through = listen(folder.path(), &speech, "ear.monitor")?;
+    let call = alice.start_call("bob", CallOptions { talk_s: TALK_S })?;
+    let through = heard(folder.path(), &speech, "ear.monitor")?;
     let figures = |report: &DelayReport| {
         let (mean, sd) = (report.mean_ms.unwrap_or(f64::NAN), report.sd_ms.unwrap_or(f64::NAN));
         format!("{mean:.1} ms, standard deviation {sd:.1} ms, {} windows", report.delays().count())
@@ -118,14 +124,27 @@ fn everything() -> Result<()> {
     println!("null sink alone:  {}", figures(&floor));
     println!("with the call:    {}", figures(&through));
     println!("as the node says: {}", statistics(&bob)?);
-    ensure!(floor.delays().count() >= 2, "the rig itself is not heard: {floor:?}");
-    ensure!(through.delays().count() >= 2, "the call is not heard: {through:?}");
-
     devices_come_and_go(&alice, &bob)?;
+    alice.run(&["hang-up"])?;
     let report = call.finish()?;
     ensure!(report.record["reason"] == "hung_up", "{}", report.record);
     println!("{}", report.record["media"]);
     Ok(())
+}
+
+/// [`listen`], again while too little is heard: on a machine that is busy with other work the sound
+/// server itself stumbles, since it gets no real-time priority everywhere.
+fn heard(folder: &Path, speech: &Path, source: &str) -> Result<DelayReport> {
+    let mut last = None;
+    for _ in 0..ATTEMPTS {
+        let report = listen(folder, speech, source)?;
+        if report.delays().count() >= 2 {
+            return Ok(report);
+        }
+        println!("{source}: too little was heard, once more");
+        last = Some(report);
+    }
+    anyhow::bail!("nothing is heard of {source}: {last:?}")
 }
 
 /// Speaks into the sink "mouth" and listens to a source; the delay between.

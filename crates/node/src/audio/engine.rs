@@ -33,6 +33,9 @@ use super::{
 /// The loop looks for a stop at least this often.
 const IDLE_NS: u64 = 20_000_000;
 
+/// Length of a block.
+const BLOCK_NS: i64 = 2_500_000;
+
 /// How often figures are published (chosen).
 const PUBLISH_NS: u64 = 100_000_000;
 
@@ -59,6 +62,38 @@ pub(super) struct Speaker {
     pub(super) recording: Option<Recorder>,
     recording_started: bool,
     paced: Option<PacedSpeaker>,
+    pace: Pace,
+}
+
+/// How far a device's demands are ahead of time. A sound server that is starved asks for the same
+/// time again and again (measured under heavy load: four times what it plays); it gets silence then,
+/// so that the call's sound is not used up before it arrives.
+#[derive(Default)]
+struct Pace {
+    ahead_ns: i64,
+    last_ns: Option<MonotonicNs>,
+}
+
+impl Pace {
+    /// Demands this far ahead of time are met. Chosen: the longest buffer and a stall's catching up.
+    const AHEAD_MAX_NS: i64 = 300_000_000;
+    /// Time that was not asked for may be caught up with to this length. Chosen.
+    const BEHIND_MAX_NS: i64 = 1_000_000_000;
+    /// One part of this many is forgiven: a device's clock may be fast by 1,000 ppm.
+    const DRIFT: u64 = 1_000;
+
+    /// A block is asked for at `now_ns`; whether it may be one of the call.
+    fn take(&mut self, now_ns: MonotonicNs) -> bool {
+        let passed_ns = now_ns - self.last_ns.unwrap_or(now_ns);
+        self.last_ns = Some(now_ns);
+        let passed_ns = i64::try_from(passed_ns + passed_ns / Self::DRIFT).unwrap_or(i64::MAX);
+        self.ahead_ns = self.ahead_ns.saturating_sub(passed_ns).max(-Self::BEHIND_MAX_NS);
+        let may_play = self.ahead_ns <= Self::AHEAD_MAX_NS;
+        if may_play {
+            self.ahead_ns += BLOCK_NS;
+        }
+        may_play
+    }
 }
 
 impl Microphone {
@@ -69,7 +104,7 @@ impl Microphone {
 
 impl Speaker {
     pub(super) fn new(is_device: bool, recording: Option<Recorder>) -> Self {
-        Self { is_device, recording, recording_started: false, paced: None }
+        Self { is_device, recording, recording_started: false, paced: None, pace: Pace::default() }
     }
 }
 
@@ -145,7 +180,11 @@ impl<P: SoundPath> Engine<P> {
         {
             self.speaker.paced = None;
             while pulse.wants_block() {
-                self.path.playout(now, &mut block);
+                if self.speaker.pace.take(now_ns) {
+                    self.path.playout(now, &mut block);
+                } else {
+                    block.fill(0.0);
+                }
                 self.shared.speaker_level.measure(&block);
                 pulse.play(&block);
             }
@@ -215,5 +254,34 @@ impl<P: SoundPath> Engine<P> {
         }
         let lost_ns = samples_to_ns(self.microphone.lost_samples);
         self.shared.microphone_lost_ns.store(lost_ns, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Blocks of the call that a device gets in `seconds` if it asks for `factor` times real time.
+    fn taken(seconds: u64, factor: f64) -> f64 {
+        let mut pace = Pace::default();
+        let asked = (seconds as f64 * 400.0 * factor) as u64;
+        let due = |n: u64| (n as f64 * 2_500_000.0 / factor) as u64;
+        (0..asked).filter(|n| pace.take(due(*n))).count() as f64
+    }
+
+    #[test]
+    fn a_device_of_the_right_pace_or_with_a_fast_clock_gets_all_it_asks_for() {
+        assert_eq!(taken(60, 1.0), 24_000.0);
+        assert_eq!(taken(3_600, 1.000_5), (3_600.0_f64 * 400.0 * 1.000_5).floor());
+    }
+
+    #[test]
+    fn a_server_that_asks_too_much_gets_what_time_allows() {
+        let share = taken(60, 4.0) / 24_000.0;
+        assert!((1.0..1.01).contains(&share), "{share}");
+        let mut pace = Pace::default();
+        assert!(pace.take(0));
+        let after_a_stall = (0..1_000).filter(|_| pace.take(5_000_000_000)).count();
+        assert!((400..600).contains(&after_a_stall), "{after_a_stall} blocks to catch up");
     }
 }
