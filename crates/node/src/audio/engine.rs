@@ -66,8 +66,8 @@ pub(super) struct Speaker {
 }
 
 /// How far a device's demands are ahead of time. A sound server that is starved asks for the same
-/// time again and again (measured under heavy load: four times what it plays); it gets silence then,
-/// so that the call's sound is not used up before it arrives.
+/// time again and again (measured under heavy load: four times what it plays); it gets silence
+/// then, so that the call's sound is not used up before it arrives.
 #[derive(Default)]
 struct Pace {
     ahead_ns: i64,
@@ -75,7 +75,7 @@ struct Pace {
 }
 
 impl Pace {
-    /// Demands this far ahead of time are met. Chosen: the longest buffer and a stall's catching up.
+    /// Demands this far ahead of time are met. Chosen: the longest buffer and a short stall.
     const AHEAD_MAX_NS: i64 = 300_000_000;
     /// Time that was not asked for may be caught up with to this length. Chosen.
     const BEHIND_MAX_NS: i64 = 1_000_000_000;
