@@ -265,10 +265,11 @@ impl LookUps {
         let mut alike = 0;
         let mut different = 0;
         let mut awaited = 0;
+        let mut cannot_tell = 0;
         for (node, reply) in &query.replies {
             match reply {
                 Reply::Awaited => awaited += 1,
-                Reply::Refused => {}
+                Reply::Refused => cannot_tell += 1,
                 Reply::Found(_) if !trusted(node) => {}
                 Reply::Found(found) if *found == best => alike += 1,
                 Reply::Found(_) => different += 1,
@@ -279,7 +280,7 @@ impl LookUps {
         let known = !best.is_empty();
         let all_in = awaited == 0 || time_is_up;
         let enough = if query.asked_more {
-            all_in || (known && alike + different >= 2 * ALIKE_WARY)
+            all_in || (known && alike + different + cannot_tell >= 2 * ALIKE_WARY)
         } else {
             let calm = known && different == 0;
             calm && (alike >= enough_alike || (all_in && alike >= ALIKE_AT_TIMEOUT))
