@@ -326,8 +326,8 @@ impl Driver {
         *self.start.shared.stored.lock().expect("no holder of this lock panics") = stored;
     }
 
-    /// Asks by UDP whether the super node in use is still there; silence makes the connection itself
-    /// be asked, which closes it if there is no answer either.
+    /// Asks by UDP whether the super node in use is still there; silence makes the connection
+    /// itself be asked, which closes it if there is no answer either.
     fn look_for_life(&self) {
         let held = self.in_use.and_then(|id| self.channels.get(&id)).cloned();
         let (Some(channel), Some(to)) = (held, self.machine.entry_in_use()) else { return };

@@ -266,8 +266,8 @@ impl Attachment {
         hedge::first(attempts).await.unwrap_or(Err(TransportError::NotReachable(to)))
     }
 
-    /// Opens a splice to a device that was found; its super nodes are asked one after the other, the
-    /// next one as soon as the one before hesitates.
+    /// Opens a splice to a device that was found; its super nodes are asked one after the other,
+    /// the next one as soon as the one before hesitates.
     pub async fn open_splice_to(&self, found: &FoundDevice) -> Result<MuxStream, TransportError> {
         let ways = found.super_nodes.iter();
         let ways = ways.map(|super_node| self.open_splice(found.node, Some(*super_node)));

@@ -147,8 +147,8 @@ impl Attachment {
         self.advance(now);
     }
 
-    /// The TCP connection of an attempt is open: it is alive, and the rest of its handshake may take
-    /// its time before others are bothered.
+    /// The TCP connection of an attempt is open: it is alive, and the rest of its handshake may
+    /// take its time before others are bothered.
     pub fn handle_progress(&mut self, now: Now, attempt: AttemptId) {
         if self.attempts.contains_key(&attempt) {
             self.round.next_start = Some(now.instant + self.config.stagger * PATIENCE);
