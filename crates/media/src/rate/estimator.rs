@@ -3,7 +3,8 @@
 //! The rate is that of the wire, headers included. It rises while the path's queue is short and
 //! falls when the *least* queueing delay of a window is high compared with how much the delay
 //! varies: jitter leaves some packets hardly delayed, a standing queue none. Random loss without
-//! queueing is not congestion and is answered with redundancy, not with a lower rate; loss with a queue is.
+//! queueing is not congestion and is answered with redundancy, not with a lower rate; loss with a
+//! queue is.
 
 use std::time::{Duration, Instant};
 

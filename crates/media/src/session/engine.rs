@@ -32,8 +32,8 @@ pub const VOICE_PAYLOAD_TYPES: std::ops::RangeInclusive<u8> = 96..=126;
 /// One round of str0m yields a handful of outputs; far more means it is stuck.
 const OUTPUTS_PER_DRAIN_MAX: usize = 1_000;
 /// First wait for the answer to a check, doubled from then on. RFC 8445 asks for 500 ms for the
-/// sake of slow links; a check of 100 bytes too many costs less than voice that comes late. A check that
-/// crossed the peer's on a NAT that was not open yet is repeated after this.
+/// sake of slow links; a check of 100 bytes too many costs less than voice that comes late. A check
+/// that crossed the peer's on a NAT that was not open yet is repeated after this.
 const CHECK_INTERVAL_FIRST: Duration = Duration::from_millis(100);
 /// ICE checks its pairs this often at the slowest: once keys exist, reports do that work.
 const CHECK_INTERVAL_MAX: Duration = Duration::from_secs(15);
