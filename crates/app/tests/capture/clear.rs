@@ -27,9 +27,8 @@ const SPEECH_S: usize = 5;
 pub(crate) fn is_found(network: &Network, folder: &Path, secrets: &Secrets) -> Result<()> {
     let capture = Capture::start(&network.namespace("core"))?;
     let to = network.ipv4("sn1").context("an address")?;
-    let listener = inside(&network.namespace("sn1"), || {
-        Ok(TcpListener::bind((to, 7000)).context("a listener")?)
-    })?;
+    let listener =
+        inside(&network.namespace("sn1"), || TcpListener::bind((to, 7000)).context("a listener"))?;
     inside(&network.namespace("u0"), || {
         let mut stream = TcpStream::connect((to, 7000))?;
         for (_, bytes) in secrets {
