@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Makes the conversation of `cooee lab voice`: who says what when, from packaged speech.
 
-usage: conversation.py FOLDER [--short]
+usage: conversation.py FOLDER [--sentences N]
 
 Writes FOLDER/conversation.raw (48 kHz, 16 bit, four channels: 0 what Alice says, 2 what Bob says,
 1 and 3 silent: their ears) and FOLDER/conversation.json, its sentences. Alice and Bob first speak
@@ -27,9 +27,9 @@ LEVEL_DB = -23.0
 SENTENCES = [
     ("Italian, man", "alice", SOUNDS + "/it_IT_m_Carlo/vm-tempgreeting2.g722"),
     ("French, woman", "bob", SOUNDS + "/fr_CA_f_June/dictate/record_help.g722"),
-    ("English, woman", "alice", SOUNDS + "/en_US_f_Allison/dir-usingkeypad.g722"),
-    ("English, man", "bob", READER + "-0890.wav"),
     ("Russian, woman", "alice", SOUNDS + "/ru_RU_f_IvrvoiceRU/demo-thanks.g722"),
+    ("English, man", "bob", READER + "-0890.wav"),
+    ("English, woman", "alice", SOUNDS + "/en_US_f_Allison/dir-usingkeypad.g722"),
     ("Spanish, woman", "bob", SOUNDS + "/es_MX_f_Allison/dir-usingkeypad.g722"),
 ]
 CHANNEL = {"alice": 0, "bob": 2}
@@ -67,12 +67,12 @@ def sentence(path):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("folder")
-    parser.add_argument("--short", action="store_true", help="one sentence in each direction")
+    parser.add_argument("--sentences", type=int, default=len(SENTENCES), help="how many, in turn")
     options = parser.parse_args()
     missing = [path for _, _, path in SENTENCES if not os.path.exists(path)]
     if missing:
         raise SystemExit(f"{missing[0]} is missing: scripts/install-dependencies voice")
-    chosen = SENTENCES[:2] if options.short else SENTENCES
+    chosen = SENTENCES[: options.sentences]
     spoken = [(voice, who, sentence(path)) for voice, who, path in chosen]
     settle = int(SETTLE * RATE)
     lead = int(LEAD * RATE)

@@ -20,8 +20,8 @@ use crate::{
   cooee lab voice --peers cooee,chromium --conditions quiet,loss-10
 
 Needs PulseAudio, speech and the other telephones: scripts/install-dependencies voice. The first
-time it makes a Python environment with PESQ, ViSQOL and PLCMOS. Run it as root with `nice -n -10`
-on a machine that does nothing else.")]
+time it makes a Python environment with PESQ, ViSQOL and PLCMOS. Run it on a machine that does
+nothing else, or as root as `chrt --rr 1 cooee lab voice`: then nothing else disturbs the calls.")]
 pub struct VoiceArgs {
     /// Networks, with commas between; all by default
     #[arg(long, value_delimiter = ',', value_name = "CONDITION")]
@@ -38,12 +38,12 @@ pub struct VoiceArgs {
     /// One sentence each way, three conditions
     #[arg(long)]
     quick: bool,
+    /// Sentences in each call, Alice's and Bob's by turns
+    #[arg(long, default_value_t = 6, value_name = "COUNT")]
+    sentences: usize,
     /// Calls at the same time, each with a sound server and a network of its own
     #[arg(long, default_value_t = 1, value_name = "COUNT")]
     rigs: usize,
-    /// Echo cancellation and the rest in Cooee: auto, on, off
-    #[arg(long, default_value = "auto", value_name = "WHEN")]
-    processing: String,
     /// Write the report, its pictures, logs and recordings to this folder
     #[arg(long, default_value = "voice-report", value_name = "FOLDER")]
     out: PathBuf,
@@ -69,13 +69,15 @@ pub(super) fn run(arguments: &VoiceArgs, json: bool) -> Result<()> {
     let cache = cache()?;
     let conversation = out.join("conversation");
     if !sandbox::is_inside() {
-        voice::prepare(&cache, &conversation, arguments.quick, &tell)?;
+        let sentences = if arguments.quick { 2 } else { arguments.sentences.clamp(2, 6) };
+        voice::prepare(&cache, &conversation, sentences, &tell)?;
     }
     sandbox::enter()?;
     let tools = Tools::open(&cache, &conversation)?;
     let program = env::current_exe().context("cannot find the running program")?;
-    let cells = voice::run(&plan, &tools, &program, &out, &tell)?;
-    voice::write_report(&plan, &cells, &out)?;
+    // Written after each call: whoever breaks it off keeps what there is.
+    let write = |cells: &[voice::Cell]| voice::write_report(&plan, cells, &out);
+    let cells = voice::run(&plan, &tools, &program, &out, &tell, write)?;
     let figures = voice::figures(&cells, &plan.conditions);
     if json {
         figures.iter().for_each(|figures| println!("{}", figures.json()));
@@ -113,14 +115,7 @@ fn plan(arguments: &VoiceArgs) -> Result<VoicePlan> {
         arguments.peers.iter().map(peer).collect::<Result<_>>()?
     };
     let conditions = all.iter().filter(|condition| wanted(condition)).cloned().collect();
-    let processing = arguments.processing.clone();
-    Ok(VoicePlan {
-        conditions,
-        peers,
-        runs: arguments.runs.max(1),
-        rigs: arguments.rigs,
-        processing,
-    })
+    Ok(VoicePlan { conditions, peers, runs: arguments.runs.max(1), rigs: arguments.rigs })
 }
 
 fn leave_out_missing(plan: &mut VoicePlan, tell: impl Fn(&str)) {

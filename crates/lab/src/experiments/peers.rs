@@ -91,7 +91,7 @@ pub(super) fn run(bench: &Bench) -> Result<Section> {
     for (name, idle, call, delay) in PAPER {
         table.row([&format!("paper: {name}"), idle, call, delay, "4"]);
     }
-    for kind in Kind::ALL {
+    for kind in Kind::ALL.into_iter().filter(|kind| *kind != Kind::CooeePlain) {
         if let Some((program, packages)) = kind.needs()
             && !is_installed(program)
         {
@@ -130,7 +130,7 @@ impl Place<'_> {
         let mut nodes = None;
         match kind {
             Kind::Cooee => {
-                let mut cooee = Cooee::start(deployment, "off")?;
+                let mut cooee = Cooee::start(deployment, false)?;
                 thread::sleep(Duration::from_secs(2));
                 figures.idle_mib = memory_mib(&cooee.pids())?;
                 nodes = Some(cooee);
@@ -140,7 +140,7 @@ impl Place<'_> {
                 thread::sleep(Duration::from_secs(2));
                 figures.idle_mib = memory_mib(&idle.pids())?;
             }
-            Kind::Rig | Kind::Chromium => {}
+            Kind::Rig | Kind::CooeePlain | Kind::Chromium => {}
         }
         for run in 0..self.bench.runs {
             let recording = self.folder.join(format!("{}-{run}.raw", kind.name()));
@@ -162,7 +162,7 @@ impl Place<'_> {
 
     fn call(&self, kind: Kind, nodes: Option<&mut Cooee<'_>>) -> Result<Box<dyn Call>> {
         match kind {
-            Kind::Rig | Kind::Cooee => nodes.context("the nodes run")?.call(),
+            Kind::Rig | Kind::Cooee | Kind::CooeePlain => nodes.context("the nodes run")?.call(),
             Kind::Baresip => Baresip::call(self.stage, self.folder, false),
             Kind::BaresipTuned => Baresip::call(self.stage, self.folder, true),
             Kind::Chromium => Chromium::call(self.stage, self.folder),

@@ -23,6 +23,13 @@ const SPEECH_DBFS_MIN: f64 = -75.0;
 /// 0.2, a low-rate codec above 0.5).
 pub const CONFIDENCE_MIN: f64 = 0.3;
 
+/// A window counts only if its best lag is this much better than every other lag (chosen: running
+/// speech is above 1.3; a steady vowel, which looks the same a pitch period later, near 1).
+pub const UNIQUENESS_MIN: f64 = 1.05;
+
+/// Lags this near the best one belong to the same peak, in seconds: half the shortest pitch period.
+const PEAK_SECONDS: f64 = 0.001;
+
 /// What the correlation looks at, Hz: below is hum, above is what narrow codecs drop.
 const BAND_HZ: (f64, f64) = (100.0, 7_000.0);
 
@@ -35,6 +42,8 @@ pub struct DelayWindow {
     pub delay_ms: Option<f64>,
     /// Correlation coefficient of mouth and ear at that delay, 0 to 1; 0 without speech.
     pub confidence: f64,
+    /// How much better that delay is than the best one elsewhere, from 1 up; 0 without speech.
+    pub uniqueness: f64,
 }
 
 /// All windows.
@@ -72,12 +81,13 @@ pub fn measure(mouth: &[f32], ear: &[f32], rate_hz: u32) -> DelayReport {
             #[allow(clippy::cast_precision_loss)]
             let start_s = start as f64 / f64::from(rate_hz);
             if *level < threshold {
-                return DelayWindow { start_s, delay_ms: None, confidence: 0.0 };
+                return DelayWindow { start_s, delay_ms: None, confidence: 0.0, uniqueness: 0.0 };
             }
-            let (lag, confidence) = correlator.correlate(&mouth[start..start + length], ear, start);
-            let delay_ms =
-                (confidence >= CONFIDENCE_MIN).then(|| 1_000.0 * lag / f64::from(rate_hz));
-            DelayWindow { start_s, delay_ms, confidence }
+            let (lag, confidence, uniqueness) =
+                correlator.correlate(&mouth[start..start + length], ear, start);
+            let is_sure = confidence >= CONFIDENCE_MIN && uniqueness >= UNIQUENESS_MIN;
+            let delay_ms = is_sure.then(|| 1_000.0 * lag / f64::from(rate_hz));
+            DelayWindow { start_s, delay_ms, confidence, uniqueness }
         })
         .collect();
     summarise(windows)
@@ -120,6 +130,8 @@ struct Correlator {
     forward: Arc<dyn Fft<f64>>,
     inverse: Arc<dyn Fft<f64>>,
     size: usize,
+    /// Lags to each side of the best one that belong to its peak.
+    peak: usize,
     /// Bins of the band, both signs.
     band: std::ops::Range<usize>,
 }
@@ -141,13 +153,14 @@ impl Correlator {
             forward: planner.plan_fft_forward(size),
             inverse: planner.plan_fft_inverse(size),
             size,
+            peak: (PEAK_SECONDS * rate) as usize,
             band: bin(BAND_HZ.0)..bin(BAND_HZ.1),
         }
     }
 
     /// The lag in samples (fractional) at which `ear` looks most like `mouth`, which begins at
-    /// sample `start`, and the correlation coefficient there.
-    fn correlate(&self, mouth: &[f32], ear: &[f32], start: usize) -> (f64, f64) {
+    /// sample `start`, the correlation coefficient there, and how unique it is.
+    fn correlate(&self, mouth: &[f32], ear: &[f32], start: usize) -> (f64, f64, f64) {
         let mouth_spectrum = self.spectrum(mouth.iter().copied());
         let first = isize::try_from(start).unwrap_or(isize::MAX).saturating_add(self.lag_min);
         let heard = (0..self.window + self.lags).map(|offset| {
@@ -167,7 +180,18 @@ impl Correlator {
         let confidence = self.coefficient(&mouth_spectrum, &ear_spectrum, best);
         #[allow(clippy::cast_precision_loss)]
         let lag = lag as f64 + fraction;
-        (lag, confidence)
+        // Not whitened: whitening makes the edges of the window stand out even in a steady vowel.
+        let plain = self.in_band(|k| ear_spectrum[k] * mouth_spectrum[k].conj());
+        (lag, confidence, self.uniqueness(&plain, best))
+    }
+
+    /// The best peak's height over the highest elsewhere.
+    fn uniqueness(&self, cross: &[Complex<f64>], best: usize) -> f64 {
+        let highest = |near: bool| {
+            let lags = (0..self.lags).filter(|lag| (lag.abs_diff(best) <= self.peak) == near);
+            lags.map(|lag| cross[lag].re).fold(0.0, f64::max)
+        };
+        highest(true) / highest(false).max(1e-30)
     }
 
     fn spectrum(&self, samples: impl Iterator<Item = f32>) -> Vec<Complex<f64>> {
@@ -308,6 +332,25 @@ mod tests {
         let report = measure(&mouth, &delayed(&mouth, 960), 48_000);
         let counted: Vec<bool> = report.windows.iter().map(|w| w.delay_ms.is_some()).collect();
         assert_eq!(counted, [true, true, false, true]);
+    }
+
+    #[test]
+    fn a_steady_vowel_gives_no_delay_rather_than_a_wrong_one() {
+        // Pulses of one pitch: every period looks like every other.
+        let vowel = |from: usize, length: usize| -> Vec<f32> {
+            let formant = |t: usize| (-(t as f32) / 60.0).exp() * (t as f32 * 0.09).sin();
+            (from..from + length).map(|n| 0.3 * formant(n % 400)).collect()
+        };
+        let (mouth, ear) = (vowel(0, 288_000), vowel(150, 384_000));
+        let report = measure(&mouth, &ear, 48_000);
+        assert!(report.windows.iter().all(|window| window.confidence > CONFIDENCE_MIN));
+        assert_eq!(report.mean_ms, None, "{report:?}");
+        // With a word before and after, the window is sure again.
+        let mut spoken = speak(Voice::Low, 9, 0.7);
+        spoken.extend(vowel(0, 28_800));
+        spoken.extend(speak(Voice::Low, 10, 0.7));
+        let report = measure(&spoken, &delayed(&spoken, 2_400), 48_000);
+        assert!((report.mean_ms.unwrap() - 50.0).abs() < 0.05, "{report:?}");
     }
 
     #[test]

@@ -57,8 +57,6 @@ pub struct VoicePlan {
     pub runs: usize,
     /// Rigs at work at the same time.
     pub rigs: usize,
-    /// What happens to the microphone in Cooee: auto, on, off.
-    pub processing: String,
 }
 
 /// One call to make.
@@ -69,13 +67,15 @@ struct Job {
     peer: Kind,
 }
 
-/// Makes every call and scores it, inside the sandbox. `tell` hears of each step.
+/// Makes every call and scores it, inside the sandbox. `tell` hears of each step, `each` of all
+/// that is measured so far.
 pub fn run(
     plan: &VoicePlan,
     tools: &Tools,
     program: &Path,
     folder: &Path,
     tell: &(impl Fn(&str) + Sync),
+    mut each: impl FnMut(&[Cell]) -> Result<()>,
 ) -> Result<Vec<Cell>> {
     let mut jobs = VecDeque::new();
     for run in 0..plan.runs {
@@ -95,7 +95,7 @@ pub fn run(
             let place = folder.join(format!("rig{index}"));
             scope.spawn(move || {
                 let name = format!("v{index}");
-                let work = Work { plan, tools, program, folder: &place, name: &name };
+                let work = Work { tools, program, folder: &place, name: &name };
                 if let Err(error) = work.run(jobs, &sender, tell) {
                     tell(&format!("rig {index}: {error:#}"));
                 }
@@ -108,6 +108,7 @@ pub fn run(
                 cell.take_scores(scorer.score(&recording));
             }
             done.push(cell);
+            each(&done)?;
             tell(&format!("{} of {total}: {}", done.len(), done[done.len() - 1].summary()));
         }
         Ok(done)
@@ -116,7 +117,6 @@ pub fn run(
 
 /// One rig's share of the work.
 struct Work<'a> {
-    plan: &'a VoicePlan,
     tools: &'a Tools,
     program: &'a Path,
     folder: &'a Path,
@@ -130,6 +130,8 @@ impl Work<'_> {
         cells: &Sender<Cell>,
         tell: &(impl Fn(&str) + Sync),
     ) -> Result<()> {
+        // What an earlier run left would be in the way.
+        let _ = std::fs::remove_dir_all(self.folder);
         let rig = Rig::start(&self.folder.join("pulse"))?;
         let network = Network::up(&topology(), self.name)?;
         let stage = Stage { rig: &rig, network: &network };
@@ -140,20 +142,17 @@ impl Work<'_> {
             well_known_ports: false,
         };
         let deployment = Deployment::start(&stage, self.program, self.folder, plan, |_| {})?;
-        let mut cooee: Option<Cooee<'_>> = None;
+        let mut cooee: [Option<Cooee<'_>>; 2] = [None, None];
         loop {
             let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
             let Some(job) = job else { return Ok(()) };
-            if job.peer == Kind::Cooee && cooee.is_none() {
-                cooee = Some(Cooee::start(&deployment, &self.plan.processing)?);
+            let nodes = &mut cooee[usize::from(job.peer == Kind::CooeePlain)];
+            if matches!(job.peer, Kind::Cooee | Kind::CooeePlain) && nodes.is_none() {
+                *nodes = Some(Cooee::start(&deployment, job.peer == Kind::Cooee)?);
             }
-            let cell = self.cell(&stage, &job, cooee.as_mut());
+            let cell = self.cell(&stage, &job, nodes.as_mut());
             if let Some(problem) = &cell.problem {
                 tell(&format!("{}: {problem}", cell.title()));
-                // A node that failed once may be in any state: the next call gets new ones.
-                if job.peer == Kind::Cooee {
-                    cooee = None;
-                }
             }
             let _ = cells.send(cell);
         }
@@ -187,7 +186,9 @@ impl Work<'_> {
         cooee: Option<&mut Cooee<'_>>,
     ) -> Result<Box<dyn Call>> {
         match job.peer {
-            Kind::Rig | Kind::Cooee => cooee.context("nodes have been started")?.call(),
+            Kind::Rig | Kind::Cooee | Kind::CooeePlain => {
+                cooee.context("nodes have been started")?.call()
+            }
             Kind::Baresip => Baresip::call(stage, self.folder, false),
             Kind::BaresipTuned => Baresip::call(stage, self.folder, true),
             Kind::Chromium => Chromium::call(stage, self.folder),

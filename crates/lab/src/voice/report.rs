@@ -22,9 +22,10 @@ const TABLES: [Column; 8] = [
     ("Memory of one client, MiB", 1, |f| f.rss_mib),
 ];
 
-const COLORS: [RGBColor; 5] = [
+const COLORS: [RGBColor; 6] = [
     RGBColor(150, 150, 150),
     RGBColor(31, 105, 165),
+    RGBColor(120, 175, 220),
     RGBColor(200, 92, 30),
     RGBColor(225, 160, 60),
     RGBColor(40, 130, 70),

@@ -78,16 +78,19 @@ impl Scores {
 
 /// Makes the Python environment (once, in `cache`) and the conversation (in `folder`). Needs the
 /// network the first time, so it comes before the sandbox.
-pub fn prepare(cache: &Path, folder: &Path, short: bool, tell: &impl Fn(&str)) -> Result<Tools> {
+pub fn prepare(
+    cache: &Path,
+    folder: &Path,
+    sentences: usize,
+    tell: &impl Fn(&str),
+) -> Result<Tools> {
     let python = environment(cache, tell)?;
     fs::create_dir_all(folder)?;
     fs::write(folder.join("score.py"), SCORE)?;
     fs::write(folder.join("conversation.py"), CONVERSATION)?;
     let mut command = Command::new(&python);
     command.arg(folder.join("conversation.py")).arg(folder);
-    if short {
-        command.arg("--short");
-    }
+    command.args(["--sentences", &sentences.to_string()]);
     finish(command)?;
     Tools::open(cache, folder)
 }
@@ -159,8 +162,8 @@ impl Scorer {
     pub(super) fn start(tools: &Tools) -> Result<Self> {
         let log = fs::File::create(tools.folder.join("score.log"))?;
         // It must not disturb the calls that go on meanwhile.
-        let mut child = Command::new("nice")
-            .args(["-n", "15"])
+        let mut child = Command::new("chrt")
+            .args(["--other", "0", "nice", "-n", "15"])
             .arg(&tools.python)
             .arg(tools.folder.join("score.py"))
             .arg(&tools.folder)

@@ -8,6 +8,7 @@ use sonora::{
     AudioProcessing, Config, StreamConfig,
     config::{
         AdaptiveDigital, EchoCanceller, GainController2, NoiseSuppression, NoiseSuppressionLevel,
+        TransparentModeType,
     },
 };
 
@@ -15,6 +16,11 @@ use crate::codec::SAMPLE_RATE_HZ;
 
 /// Samples in a processed block, 10 ms.
 pub const BLOCK_SAMPLES: usize = 480;
+
+/// Gain before anything is known of the microphone (the library's 15 dB clip a good one), and how
+/// fast it changes: a level that moves within a sentence is heard.
+const INITIAL_GAIN_DB: f32 = 3.0;
+const GAIN_CHANGE_DB_PER_S: f32 = 3.0;
 
 /// Which parts run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,13 +80,22 @@ impl Processor {
         let inside = (!config.is_off()).then(|| {
             let stream = StreamConfig::new(SAMPLE_RATE_HZ, 1);
             let settings = Config {
-                echo_canceller: config.echo_cancellation.then(EchoCanceller::default),
+                // Headsets have no echo: the hidden Markov model finds that out sooner, and lets the
+                // near voice through while both speak.
+                echo_canceller: config.echo_cancellation.then(|| EchoCanceller {
+                    transparent_mode: TransparentModeType::Hmm,
+                    ..EchoCanceller::default()
+                }),
                 noise_suppression: config.noise_suppression.then(|| NoiseSuppression {
                     level: NoiseSuppressionLevel::Moderate,
                     ..NoiseSuppression::default()
                 }),
                 gain_controller2: config.gain_control.then(|| GainController2 {
-                    adaptive_digital: Some(AdaptiveDigital::default()),
+                    adaptive_digital: Some(AdaptiveDigital {
+                        initial_gain_db: INITIAL_GAIN_DB,
+                        max_gain_change_db_per_second: GAIN_CHANGE_DB_PER_S,
+                        ..AdaptiveDigital::default()
+                    }),
                     ..GainController2::default()
                 }),
                 ..Config::default()

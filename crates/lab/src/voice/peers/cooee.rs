@@ -15,8 +15,9 @@ pub(crate) struct Cooee<'d> {
 }
 
 impl<'d> Cooee<'d> {
-    /// Registers Alice and Bob and starts their nodes on the rig's devices.
-    pub(crate) fn start(deployment: &'d Deployment<'d>, processing: &str) -> Result<Self> {
+    /// Registers two users, called after their places, and starts their nodes on the rig's devices.
+    pub(crate) fn start(deployment: &'d Deployment<'d>, processed: bool) -> Result<Self> {
+        let (processing, suffix) = if processed { ("auto", "") } else { ("off", "-plain") };
         let user = |name: &str, answers| {
             let options = UserOptions {
                 answers,
@@ -25,7 +26,7 @@ impl<'d> Cooee<'d> {
                 more: vec!["--processing".to_owned(), processing.to_owned()],
                 ..UserOptions::default()
             };
-            deployment.user(name, name, options)
+            deployment.user(name, &format!("{name}{suffix}"), options)
         };
         Ok(Self { alice: user("alice", false)?, bob: user("bob", true)? })
     }
@@ -38,7 +39,7 @@ impl<'d> Cooee<'d> {
     /// Calls.
     pub(crate) fn call(&mut self) -> Result<Box<dyn Call>> {
         let pids = self.pids();
-        let call = self.alice.start_call("bob", CallOptions { talk_s: TALK_S })?;
+        let call = self.alice.start_call(self.bob.name(), CallOptions { talk_s: TALK_S })?;
         Ok(Box::new(CooeeCall { call: Some(call), pids }))
     }
 }

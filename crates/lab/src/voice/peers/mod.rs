@@ -34,6 +34,9 @@ pub enum Kind {
     Rig,
     /// This program.
     Cooee,
+    /// This program with echo cancellation, noise suppression and gain control switched off, as
+    /// telephones are that have none.
+    CooeePlain,
     /// baresip as it comes.
     Baresip,
     /// baresip with the shortest buffers it can be set to.
@@ -44,14 +47,21 @@ pub enum Kind {
 
 impl Kind {
     /// All, in the order of the report.
-    pub(crate) const ALL: [Self; 5] =
-        [Self::Rig, Self::Cooee, Self::Baresip, Self::BaresipTuned, Self::Chromium];
+    pub const ALL: [Self; 6] = [
+        Self::Rig,
+        Self::Cooee,
+        Self::CooeePlain,
+        Self::Baresip,
+        Self::BaresipTuned,
+        Self::Chromium,
+    ];
 
     /// Name on the command line and in reports.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Rig => "rig",
             Self::Cooee => "cooee",
+            Self::CooeePlain => "cooee-plain",
             Self::Baresip => "baresip",
             Self::BaresipTuned => "baresip-tuned",
             Self::Chromium => "chromium",
@@ -61,7 +71,7 @@ impl Kind {
     /// The program that must be installed and the Debian package that has it.
     pub(crate) fn needs(self) -> Option<(&'static str, &'static str)> {
         match self {
-            Self::Rig | Self::Cooee => None,
+            Self::Rig | Self::Cooee | Self::CooeePlain => None,
             Self::Baresip | Self::BaresipTuned => Some(("baresip", "baresip libasound2-plugins")),
             Self::Chromium => Some(("chromium", "chromium")),
         }
