@@ -50,6 +50,19 @@ impl Server {
         Self(child)
     }
 
+    /// Processor time used so far in milliseconds, and the most memory ever resident in MiB.
+    fn cost(&self) -> (u64, u64) {
+        let of = |file: &str| fs::read_to_string(format!("/proc/{}/{file}", self.0.id())).unwrap();
+        let stat = of("stat");
+        let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+        let ticks = |at: usize| fields[at].parse::<u64>().unwrap();
+        let status = of("status");
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        let peak_kib: u64 = peak.trim().trim_end_matches(" kB").parse().unwrap();
+        // User and system time, in hundredths of a second.
+        ((ticks(11) + ticks(12)) * 10, peak_kib / 1024)
+    }
+
     /// SIGKILL: nothing can be finished.
     fn kill(mut self) {
         self.0.kill().unwrap();
@@ -171,9 +184,22 @@ async fn either_of_two_login_servers_may_die_and_the_database_be_restarted() {
     let directory = at("login-server");
     let invitation = init(&directory, &database, addresses);
     let first = Server::start(&directory, addresses[0], &at("first.log"));
-    let _second = Server::start(&directory, addresses[1], &at("second.log"));
+    let second = Server::start(&directory, addresses[1], &at("second.log"));
+
+    // The price of a password is its owner's: 64 MiB and 3 passes there, next to nothing here.
+    let before = first.cost();
+    let account = |profile: &str, name: &str| {
+        run(&at(profile), &["register", name, "--invitation", &invitation.to_string()])
+    };
+    assert_eq!(account("dear", "dear.password").code, Some(0));
+    let after = first.cost();
+    assert!(after.0 - before.0 <= 50, "a registration cost the server {before:?} to {after:?}");
+    assert!(after.1 < before.1 + 32, "the server hashed the password: {before:?} to {after:?}");
 
     let (acknowledged, failed) = flood(&invitation, addresses, || first.kill()).await;
+    let (cpu_ms, peak_mib) = second.cost();
+    println!("the server that lived: {cpu_ms} ms of processor time, at most {peak_mib} MiB");
+    assert!(peak_mib < 256, "{peak_mib} MiB");
     println!("{} of {REGISTRATIONS} acknowledged, {failed} broken off", acknowledged.len());
     // Only what was under way at the dead server is lost to its client; the rest goes on.
     assert!(failed <= CLIENTS, "{failed} registrations failed although one server lived");
@@ -181,9 +207,6 @@ async fn either_of_two_login_servers_may_die_and_the_database_be_restarted() {
     let lost: Vec<_> = acknowledged.difference(&kept).collect();
     assert!(lost.is_empty(), "acknowledged and lost: {lost:?}");
 
-    let account = |profile: &str, name: &str| {
-        run(&at(profile), &["register", name, "--invitation", &invitation.to_string()])
-    };
     assert_eq!(account("alice", "alice").code, Some(0), "with one of the two addresses dead");
     postgres.crash();
     let refused = account("bob", "bob");

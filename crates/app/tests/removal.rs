@@ -3,11 +3,15 @@
 
 mod support;
 
-use std::{fs, path::Path, process::Command};
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Stdio},
+};
 
 use cooee_lab::deployment::UserOptions;
 use serde_json::Value;
-use support::{COOEE, network, run, wait_for};
+use support::{COOEE, command, network, run, signal, wait_for};
 
 /// Super nodes that ask for removed devices every second instead of every minute.
 fn ask_often(folder: &Path, super_nodes: usize) {
@@ -71,4 +75,42 @@ fn an_ended_certificate_and_one_of_another_network_are_refused() {
     assert_eq!(done.code, Some(1), "{done:?}");
     assert!(done.err.contains("another network"), "{done:?}");
     drop(there);
+}
+
+#[test]
+fn an_ended_certificate_is_renewed_or_said_to_be_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let listen = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let listen = listen.to_string();
+    let server = |arguments: &[&str]| {
+        let mut command = Command::new(COOEE);
+        command.args(["--json", "login-server"]).args(arguments).arg("--dir").arg(at("server"));
+        command.stdout(Stdio::piped()).spawn().unwrap()
+    };
+    let made = server(&["init", "--listen", &listen, "--advertise", &listen]);
+    let made = made.wait_with_output().unwrap().stdout;
+    let made: Value = serde_json::from_slice(made.split(|b| *b == b'\n').next().unwrap()).unwrap();
+    let mut running = server(&["run", "--certificate-life", "3s"]);
+    wait_for("login server", || std::net::TcpStream::connect(&listen).ok());
+    let alice = at("alice");
+    let invitation = made["invitation"].as_str().unwrap();
+    let register = ["register", "alice", "--invitation", invitation];
+    assert_eq!(run(&alice, &register).code, Some(0));
+    std::thread::sleep(std::time::Duration::from_secs(4));
+
+    // With the login server there, the node renews it by itself.
+    let up = ["up", "--bind", "127.0.0.1", "--loopback", "--super-node", "never"];
+    let mut node = command(&alice, &up).stdout(Stdio::null()).spawn().unwrap();
+    wait_for("the node", || (run(&alice, &["status"]).code == Some(0)).then_some(()));
+    signal(node.id(), "TERM");
+    node.wait().unwrap();
+
+    // Without, it says what is wrong.
+    running.kill().unwrap();
+    running.wait().unwrap();
+    std::thread::sleep(std::time::Duration::from_secs(4));
+    let done = run(&alice, &up);
+    assert_eq!(done.code, Some(1), "{done:?}");
+    assert!(done.err.contains("certificate") && done.err.contains("ended"), "{done:?}");
 }

@@ -115,6 +115,7 @@ impl<'p> Account<'p> {
         display_name: &str,
     ) -> Result<AccountReport, AccountError> {
         let code = self.invitation.code.clone().unwrap_or_default();
+        self.profile.check_room()?;
         let start = Instant::now();
         let mut line = self.open().await?;
         let device = self.device();
@@ -128,6 +129,7 @@ impl<'p> Account<'p> {
         name: &UserName,
         password: &Password,
     ) -> Result<AccountReport, AccountError> {
+        self.profile.check_room()?;
         let start = Instant::now();
         let mut line = self.open().await?;
         let session = line.client.login(name, password, &self.device(), 0).await?;
@@ -152,6 +154,7 @@ impl<'p> Account<'p> {
         token: &str,
         addresses: &[HostPort],
     ) -> Result<AccountReport, AccountError> {
+        self.profile.check_room()?;
         let start = Instant::now();
         let mut line = self.open().await?;
         let session = line.client.enrol_super_node(token, &self.device(), addresses).await?;

@@ -18,11 +18,10 @@ use cooee_proto::{
     login::{CHANNEL_BINDING_LABEL, CLOCK_OFFSET_MS_MAX, ChannelBinding, LOGIN_ALPN},
 };
 use rustls::{
-    CertificateError, ClientConfig, ConnectionCommon, DigitallySignedStruct, Error, ServerConfig,
-    SideData, SignatureScheme,
+    CertificateError, ClientConfig, ConnectionCommon, Error, ServerConfig, SideData,
     client::{
         Resumption,
-        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+        danger::{ServerCertVerified, ServerCertVerifier},
     },
     crypto::{CryptoProvider, aws_lc_rs},
     pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName, UnixTime as TlsTime},
@@ -32,6 +31,7 @@ use rustls::{
 };
 
 use super::{random_seed, unix_now};
+use crate::transport::handshake_by_device_key;
 
 /// How long the login server's own certificate lasts (chosen; it renews itself after half of it).
 const SERVER_CERTIFICATE_LIFE: Duration = Duration::from_secs(7 * 86_400);
@@ -168,30 +168,5 @@ impl ServerCertVerifier for ServerVerifier {
         Ok(ServerCertVerified::assertion())
     }
 
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _certificate: &CertificateDer<'_>,
-        _signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Err(Error::General("TLS 1.3 only".into()))
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        let parsed = Certificate::parse(certificate).map_err(|_| CertificateError::BadEncoding)?;
-        let signature = parsed.public_key().verify(message, signed.signature());
-        if signed.scheme != SignatureScheme::ED25519 || signature.is_err() {
-            return Err(CertificateError::BadSignature.into());
-        }
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        vec![SignatureScheme::ED25519]
-    }
+    handshake_by_device_key!();
 }

@@ -127,14 +127,18 @@ pub(super) fn record_of(device: &FoundDevice, trust: &LiveTrust) -> Option<Arc<U
 /// Leaves the user's own devices that are attached somewhere, with the super nodes that they name
 /// themselves: nobody on the way can send a caller elsewhere.
 fn retain_reachable(devices: &mut Vec<FoundDevice>, user: &UserName, trust: &LiveTrust) {
+    let mut unsigned = 0;
     devices.retain_mut(|device| {
         let Some(record) = record_of(device, trust) else {
-            tracing::warn!(%user, node = %device.node, "a record that its device did not sign");
+            unsigned += 1;
             return false;
         };
         device.super_nodes.clone_from(&record.super_nodes);
         record.user == *user && record.is_live(unix_now()) && device.departed.is_none()
     });
+    if unsigned > 0 {
+        tracing::warn!(%user, unsigned, "records that their devices did not sign");
+    }
 }
 
 impl LookUp for Finder {

@@ -38,11 +38,14 @@ pub use host_cache::{HostCacheFile, Restored};
 /// outgoing connections by default.
 const PORTS: std::ops::Range<u16> = 10_000..32_000;
 
+/// Above what a login stores: certificate, invitation, key, list of removed devices.
+const ROOM_BYTES: usize = 64 * 1024;
+
 /// Why a profile cannot be used. Nothing was changed.
 #[derive(Debug, thiserror::Error)]
 pub enum ProfileError {
     /// The operating system refuses.
-    #[error("{path}: {source}")]
+    #[error("{path}: {source}{}", way_out(.source))]
     Io {
         /// The file or directory.
         path: PathBuf,
@@ -127,6 +130,14 @@ impl Profile {
     /// The path of a file in the profile.
     pub fn path(&self, name: &str) -> PathBuf {
         self.directory.join(name)
+    }
+
+    /// Finds out whether what a login brings can be stored, before anybody is asked for it.
+    pub fn check_room(&self) -> Result<(), ProfileError> {
+        let path = self.path("room");
+        let written = write_atomically(&path, &[0; ROOM_BYTES], true);
+        let _ = fs::remove_file(&path);
+        written.map_err(at(&path))
     }
 
     /// The device's key, drawn at the first call.
@@ -249,6 +260,19 @@ impl Profile {
     /// The stored host cache.
     pub fn host_cache_file(&self) -> HostCacheFile {
         HostCacheFile::new(self.path("host-cache.json"))
+    }
+}
+
+/// What to do about what the system says.
+fn way_out(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "; free some space and try again, nothing was changed"
+        }
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+            "; use a directory that you can write to (--profile-dir)"
+        }
+        _ => "",
     }
 }
 

@@ -15,7 +15,7 @@ mod sealed;
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::Duration,
 };
@@ -47,6 +47,8 @@ pub struct Storage {
     backend: Backend,
     /// Whether the last request failed.
     failing: Arc<AtomicBool>,
+    /// So many connections are to be tried before they are used.
+    suspects: Arc<AtomicU32>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,11 +67,18 @@ impl Storage {
             Backend::Sqlite if !url.contains('?') => format!("{url}?mode=rwc"),
             _ => url.to_owned(),
         };
+        let suspects = Arc::new(AtomicU32::new(0));
         let mut options = AnyPoolOptions::new()
             .max_connections(CONNECTIONS_MAX)
             .acquire_timeout(Duration::from_secs(10));
         if backend == Backend::Sqlite {
-            options = options.after_connect(|connection, _| Box::pin(set_pragmas(connection)));
+            let suspects = suspects.clone();
+            options = options
+                .after_connect(|connection, _| Box::pin(set_pragmas(connection)))
+                .before_acquire(move |connection, _| {
+                    let is_suspect = take_one(&suspects);
+                    Box::pin(async move { Ok(!is_suspect || begins(connection).await) })
+                });
         }
         // A pool hides why it cannot connect; one connection of its own tells.
         let probe = async {
@@ -81,7 +90,7 @@ impl Storage {
         };
         probe.await.map_err(|error| StorageError::open(&url, error))?;
         let pool = options.connect(&url).await.map_err(|e| StorageError::open(&url, e))?;
-        let storage = Self { pool, backend, failing: Arc::default() };
+        let storage = Self { pool, backend, failing: Arc::default(), suspects };
         storage.migrate().await?;
         storage.claim(network).await?;
         Ok(storage)
@@ -90,6 +99,9 @@ impl Storage {
     /// Answers a question of the login protocol.
     pub async fn perform(&self, request: StorageRequest) -> Result<StorageAnswer, StorageFault> {
         let answer = self.answer(request).await;
+        if answer.is_err() {
+            self.suspects.store(CONNECTIONS_MAX, Ordering::Relaxed);
+        }
         let was_failing = self.failing.swap(answer.is_err(), Ordering::Relaxed);
         match &answer {
             // Once, however many requests fail meanwhile.
@@ -169,6 +181,22 @@ const SQLITE_PRAGMAS: [&str; 4] = [
     "PRAGMA synchronous = FULL",
     "PRAGMA foreign_keys = ON",
 ];
+
+fn take_one(count: &AtomicU32) -> bool {
+    let taken =
+        count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+    taken.is_ok()
+}
+
+/// Whether a transaction can begin. SQLite ends one by itself when the disk is full; the driver
+/// does not notice and its connection is of no more use.
+async fn begins(connection: &mut AnyConnection) -> bool {
+    // Only with words of our own: the driver would take a plain one for a savepoint.
+    match connection.begin_with("BEGIN".into_sql_str()).await {
+        Ok(transaction) => transaction.rollback().await.is_ok(),
+        Err(_) => false,
+    }
+}
 
 async fn set_pragmas(connection: &mut AnyConnection) -> Result<(), sqlx::Error> {
     for pragma in SQLITE_PRAGMAS {

@@ -38,6 +38,7 @@ pub use proxy::{Proxy, ProxyConfig};
 pub use revocation::{handle_revocation_notice, revocation_notice};
 pub use tls::{Tls, alpn};
 pub use trust::{Credentials, ExpectedPeer, Trust};
+pub(crate) use verifier::{handshake_by_device_key, verify_handshake};
 
 /// A byte stream of any kind.
 pub trait ByteStream: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin {}

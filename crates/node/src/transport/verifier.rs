@@ -64,7 +64,8 @@ fn tls_error(error: &CertificateError) -> Error {
     .into()
 }
 
-fn verify_handshake(
+/// Checks the signature of a handshake against the key in the certificate.
+pub(crate) fn verify_handshake(
     message: &[u8],
     certificate: &CertificateDer<'_>,
     signed: &DigitallySignedStruct,
@@ -81,9 +82,34 @@ fn verify_handshake(
     Ok(HandshakeSignatureValid::assertion())
 }
 
-fn no_tls12() -> Error {
-    Error::PeerIncompatible(rustls::PeerIncompatible::Tls13RequiredForQuic)
+/// The half of a rustls verifier that is the same whoever is at the other end: TLS 1.3 only, the
+/// handshake signed with Ed25519 by the key of the certificate.
+macro_rules! handshake_by_device_key {
+    () => {
+        fn verify_tls12_signature(
+            &self,
+            _message: &[u8],
+            _certificate: &rustls::pki_types::CertificateDer<'_>,
+            _signed: &rustls::DigitallySignedStruct,
+        ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+            Err(rustls::PeerIncompatible::Tls13RequiredForQuic.into())
+        }
+
+        fn verify_tls13_signature(
+            &self,
+            message: &[u8],
+            certificate: &rustls::pki_types::CertificateDer<'_>,
+            signed: &rustls::DigitallySignedStruct,
+        ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+            $crate::transport::verify_handshake(message, certificate, signed)
+        }
+
+        fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
+            vec![rustls::SignatureScheme::ED25519]
+        }
+    };
 }
+pub(crate) use handshake_by_device_key;
 
 impl ServerCertVerifier for Verifier {
     fn verify_server_cert(
@@ -97,27 +123,7 @@ impl ServerCertVerifier for Verifier {
         self.check(certificate, intermediates).map(|()| ServerCertVerified::assertion())
     }
 
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _certificate: &CertificateDer<'_>,
-        _signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Err(no_tls12())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_handshake(message, certificate, signed)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        vec![SignatureScheme::ED25519]
-    }
+    handshake_by_device_key!();
 }
 
 impl ClientCertVerifier for Verifier {
@@ -138,25 +144,5 @@ impl ClientCertVerifier for Verifier {
         self.check(certificate, intermediates).map(|()| ClientCertVerified::assertion())
     }
 
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _certificate: &CertificateDer<'_>,
-        _signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Err(no_tls12())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_handshake(message, certificate, signed)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        vec![SignatureScheme::ED25519]
-    }
+    handshake_by_device_key!();
 }
