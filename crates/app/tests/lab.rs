@@ -66,3 +66,31 @@ fn an_unknown_experiment_is_answered_with_those_there_are() {
         assert!(problem.contains(word), "{problem}");
     }
 }
+
+#[test]
+fn a_call_survives_a_restarted_nat_and_a_blocked_udp() {
+    let output = Command::new(env!("CARGO_BIN_EXE_cooee"))
+        .args(["--json", "lab", "mobility", "--faults", "nat-rebinding,udp-blocked"])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    let problem = String::from_utf8_lossy(&output.stderr);
+    let rows: Vec<Value> = said.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let row = |fault: &str| {
+        let row = rows.iter().find(|row| row["fault"] == fault);
+        row.unwrap_or_else(|| panic!("no row {fault}: {said}{problem}"))
+    };
+    // Back to the direct path is a matter of time, and a loaded machine has little; TLS is not: there
+    // is no other way.
+    let any = ["direct", "relayed"];
+    for (fault, after) in
+        [("nat-rebinding", &any[..]), ("udp-blocked", &["relayed T"]), ("udp-unblocked", &any)]
+    {
+        let row = row(fault);
+        assert!(row["problem"].is_null(), "{row}");
+        // The limit for a quiet machine is a second.
+        assert!(row["gap_ms"].as_u64().unwrap() < 5_000, "{row}");
+        let path = row["path_after"].as_str().unwrap();
+        assert!(after.iter().any(|kind| path.starts_with(kind)), "{row}");
+    }
+}

@@ -3,6 +3,7 @@
 pub mod capture;
 pub mod cli;
 pub mod deployment;
+pub mod doctor;
 pub mod eavesdropper;
 pub mod emulator;
 pub mod experiments;

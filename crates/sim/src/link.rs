@@ -349,6 +349,18 @@ mod tests {
     }
 
     #[test]
+    fn some_packets_arrive_twice_and_none_while_the_link_is_down() {
+        let config = LinkConfig { delay_ms: 5.0, duplicate: 0.25, ..LinkConfig::default() };
+        let (mut link, delays) = offered(config, 10_000, 1.0);
+        let twice = link.counts().duplicated;
+        assert_eq!(delays.len() as u64, 10_000 + twice);
+        assert!((2_300..2_700).contains(&twice), "{twice} of 10000 arrived twice");
+        link.set(LinkConfig { up: false, ..config });
+        assert_eq!(link.offer(Instant::now(), 125), Arrivals::default());
+        assert_eq!(link.counts().lost, 1);
+    }
+
+    #[test]
     fn a_probability_above_one_is_named() {
         let config = LinkConfig { loss: Loss::Random(1.5), ..LinkConfig::default() };
         let error = config.check().unwrap_err().to_string();

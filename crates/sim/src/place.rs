@@ -84,6 +84,10 @@ pub struct Place {
     pub refusal: Refusal,
     /// Life of an idle UDP binding in seconds; none: 120.
     pub udp_binding_s: Option<u32>,
+    /// There is no IPv4 here.
+    pub ipv6_only: bool,
+    /// The login server's address is blocked; super nodes are not.
+    pub login_blocked: bool,
 }
 
 const PUBLIC: Place = Place {
@@ -94,10 +98,12 @@ const PUBLIC: Place = Place {
     firewall: Firewall::Open,
     refusal: Refusal::Drop,
     udp_binding_s: None,
+    ipv6_only: false,
+    login_blocked: false,
 };
 
 /// Every kind, the paper's three first.
-pub const PLACES: [Place; 12] = [
+pub const PLACES: [Place; 14] = [
     PUBLIC,
     Place {
         name: "port-restricted",
@@ -164,6 +170,19 @@ pub const PLACES: [Place; 12] = [
         firewall: Firewall::ProxyOnly,
         ..PUBLIC
     },
+    Place {
+        name: "ipv6-only",
+        about: "public IPv6 address and no IPv4; the others have no IPv6",
+        ipv6_only: true,
+        ..PUBLIC
+    },
+    Place {
+        name: "login-blocked",
+        about: "port-restricted NAT that blocks the login server's address",
+        nat: Nat::PortRestricted,
+        login_blocked: true,
+        ..PUBLIC
+    },
 ];
 
 /// How a call's voice travels.
@@ -204,6 +223,9 @@ pub fn outcome(one: &Place, other: &Place) -> Outcome {
     if !one.has_udp() || !other.has_udp() {
         return Outcome::Tcp;
     }
+    if one.ipv6_only != other.ipv6_only {
+        return Outcome::RelayedUdp;
+    }
     let (one, other) = (one.effective_nat(), other.effective_nat());
     if can_hear(one, other) || can_hear(other, one) { Outcome::Direct } else { Outcome::RelayedUdp }
 }
@@ -241,6 +263,13 @@ mod tests {
         assert_eq!(between("symmetric", "double-nat"), Outcome::RelayedUdp);
         assert_eq!(between("symmetric", "symmetric"), Outcome::RelayedUdp);
         assert_eq!(between("port-restricted", "double-nat"), Outcome::Direct);
+    }
+
+    #[test]
+    fn two_families_meet_at_a_relay_only() {
+        assert_eq!(between("ipv6-only", "ipv6-only"), Outcome::Direct);
+        assert_eq!(between("ipv6-only", "public"), Outcome::RelayedUdp);
+        assert_eq!(between("ipv6-only", "udp-blocked"), Outcome::Tcp);
     }
 
     #[test]

@@ -7,7 +7,7 @@
 
 use std::{
     collections::BTreeSet,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     time::{Duration, Instant},
 };
 
@@ -28,6 +28,10 @@ const BINDING: Duration = Duration::from_secs(120);
 /// A public server that tells callers their mapped address.
 const SERVER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 3478);
 
+/// The same for those without IPv4.
+const SERVER_IPV6: SocketAddr =
+    SocketAddr::new(IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, 1)), 3478);
+
 struct Side {
     own: SocketAddr,
     /// The gateway next to the user first.
@@ -43,11 +47,16 @@ impl Side {
         let kinds = [Some(place.nat), place.outer_nat].into_iter().flatten();
         let kinds: Vec<Nat> = kinds.filter(|nat| *nat != Nat::None).collect();
         let last = kinds.len().saturating_sub(1);
+        let public = |number: u8| match place.ipv6_only {
+            true => IpAddr::from([0x2001, 0xdb8, u16::from(number), 0, 0, 0, 0, 2]),
+            false => IpAddr::from([198, 51, 100, number]),
+        };
         let outer = |index| match index == last {
-            true => IpAddr::from([198, 51, 100, number]),
+            true => public(number),
             false => IpAddr::from([10, number, 0, 2]),
         };
-        let own = if kinds.is_empty() { [198, 51, 100, number] } else { [192, 168, number, 2] };
+        let inside = IpAddr::from([192, 168, number, 2]);
+        let own = if kinds.is_empty() { public(number) } else { inside };
         let gateways = kinds
             .iter()
             .enumerate()
@@ -58,6 +67,10 @@ impl Side {
 
     /// The address that a packet to `to` leaves the outermost gateway with.
     fn send(&mut self, now: Instant, to: SocketAddr) -> Option<SocketAddr> {
+        // Nothing here translates between the families.
+        if to.is_ipv4() != self.own.is_ipv4() {
+            return None;
+        }
         self.gateways.iter_mut().try_fold(self.own, |from, gateway| gateway.outbound(now, from, to))
     }
 
@@ -79,7 +92,8 @@ pub fn reach(one: &Place, other: &Place, start: Instant) -> Outcome {
     }
     let mut sides = [Side::new(one, 1), Side::new(other, 2)];
     for from in 0..2 {
-        let mapped = sides[from].send(start, SERVER);
+        let server = if sides[from].own.is_ipv4() { SERVER } else { SERVER_IPV6 };
+        let mapped = sides[from].send(start, server);
         sides[1 - from].known.extend(mapped);
     }
     for round in 1..=ROUNDS {

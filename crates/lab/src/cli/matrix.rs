@@ -46,6 +46,7 @@ pub(super) fn run(arguments: &MatrixArgs, json: bool) -> Result<()> {
         talk_s: arguments.talk,
         parallel: arguments.parallel,
         delay_ms: arguments.delay_ms,
+        shared: arguments.places.is_empty() && !arguments.short,
     };
     sandbox::enter()?;
     let program = env::current_exe().context("cannot find the running program")?;
@@ -90,17 +91,23 @@ fn say(cell: &Cell, json: bool) {
         return;
     }
     let outcome = cell.outcome.map_or("-", word);
-    let time = cell.setup_ms.map_or("-".to_owned(), |ms| format!("{ms:.0} ms"));
+    let time = milliseconds(cell.setup_ms);
     let verdict = if cell.is_as_expected() { "" } else { "  NOT AS IT MUST BE" };
     println!(
-        "{:<18} {:<18} {outcome:<12} {time:>8}  oracle: {}{verdict}",
+        "{:<18} {:<18} {outcome:<12} {time:>8} {:>8} {:>8}  oracle: {}{verdict}",
         cell.caller,
         cell.callee,
+        milliseconds(cell.first_sound_ms),
+        milliseconds(cell.mouth_to_ear_ms),
         word(cell.expected)
     );
     if let Some(problem) = &cell.problem {
         println!("    {problem}");
     }
+}
+
+fn milliseconds(value: Option<f64>) -> String {
+    value.map_or("-".to_owned(), |ms| format!("{ms:.0} ms"))
 }
 
 fn word(outcome: Outcome) -> &'static str {
@@ -112,11 +119,11 @@ fn word(outcome: Outcome) -> &'static str {
 }
 
 fn print_summary(summary: &Summary) {
-    let ms = |value: Option<f64>| value.map_or("-".to_owned(), |ms| format!("{ms:.0} ms"));
     println!("\nconnected   {} of {}", summary.connected, summary.pairs);
     println!("direct      {}, the oracle says {}", summary.direct, summary.direct_expected);
     println!("relayed     {} by UDP, {} with TCP", summary.relayed_udp, summary.tcp);
-    let (median, p95) = (ms(summary.setup_ms_median), ms(summary.setup_ms_p95));
+    let median = milliseconds(summary.setup_ms_median);
+    let p95 = milliseconds(summary.setup_ms_p95);
     let agrees = if summary.sim_agrees { "agrees in every cell" } else { "DISAGREES" };
     println!("simulator   {agrees}");
     println!("voice after {median} (median), {p95} (95 %)");

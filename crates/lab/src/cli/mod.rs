@@ -5,6 +5,7 @@
 
 mod bench;
 mod cost;
+mod doctor;
 mod experiment;
 mod matrix;
 mod mobility;
@@ -63,6 +64,8 @@ pub enum LabCommand {
     Voice(voice::VoiceArgs),
     /// Break the network under running calls and measure the gap in sound
     Mobility(mobility::MobilityArgs),
+    /// Run `cooee doctor` in every kind of place and compare what it says with what is there
+    Doctor(doctor::DoctorArgs),
     /// Measure dialling to ringing, and the answer to the first sound
     Setup(setup::SetupArgs),
 }
@@ -91,6 +94,7 @@ pub fn run(command: LabCommand, json: bool) -> Result<()> {
         LabCommand::Matrix(arguments) => matrix::run(&arguments, json),
         LabCommand::Voice(arguments) => voice::run(&arguments, json),
         LabCommand::Mobility(arguments) => mobility::run(&arguments, json),
+        LabCommand::Doctor(arguments) => doctor::run(&arguments, json),
         LabCommand::Setup(arguments) => setup::run(&arguments, json),
     }
 }

@@ -16,6 +16,11 @@ pub trait Ground: Sync {
     /// The address under which others reach `host`, if it has one of its own.
     fn address(&self, host: &str) -> Option<IpAddr>;
 
+    /// Its IPv6 address, where it has one beside the other.
+    fn ipv6(&self, _host: &str) -> Option<IpAddr> {
+        None
+    }
+
     /// The block that all public addresses of this ground lie in.
     fn addresses(&self) -> &'static str;
 
@@ -50,6 +55,11 @@ impl Ground for ThisMachine {
 impl Ground for Network {
     fn command(&self, host: &str, program: &Path) -> Command {
         Network::command(self, host, program)
+    }
+
+    fn ipv6(&self, host: &str) -> Option<IpAddr> {
+        let both = self.ipv4(host).is_some();
+        Network::ipv6(self, host).filter(|_| both).map(IpAddr::from)
     }
 
     fn addresses(&self) -> &'static str {

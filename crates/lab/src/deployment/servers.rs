@@ -23,8 +23,12 @@ impl Deployment<'_> {
         let port = if ip.is_loopback() { free_port(ip)? } else { LOGIN_SERVER_PORT };
         let address = SocketAddr::new(ip, port).to_string();
         let folder = self.path("login-server")?;
-        let init = ["login-server", "init", "--dir", &folder, "--advertise", &address];
-        self.command(&host, &[&init[..], &["--listen", &address]].concat())?;
+        let other = self.ground.ipv6(&host).map(|ip| SocketAddr::new(ip, port).to_string());
+        let mut init = vec!["login-server", "init", "--dir", &folder];
+        for address in std::iter::once(&address).chain(&other) {
+            init.extend(["--advertise", address, "--listen", address]);
+        }
+        self.command(&host, &init)?;
         Ok(())
     }
 
@@ -73,6 +77,10 @@ impl Deployment<'_> {
         let address = self.address(&host)?;
         let mut arguments = vec!["super-node", "--profile-dir", &profile, "--enrol", &token];
         arguments.extend(["--invitation", &self.invitation, "--advertise", &address]);
+        let other = self.ground.ipv6(&host).map(|ip| ip.to_string());
+        if let Some(other) = &other {
+            arguments.extend(["--advertise", other, "--bind", "::"]);
+        }
         let port = self.plan.super_node_port.map(|port| port.to_string());
         if let Some(port) = &port {
             arguments.extend(["--port", port]);

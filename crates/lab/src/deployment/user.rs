@@ -118,6 +118,15 @@ impl<'d> User<'d> {
         self.deployment.command(&self.host, &[arguments, &profile[..]].concat())
     }
 
+    /// The same for a command that says much: every JSON line of it.
+    pub fn lines(&self, arguments: &[&str]) -> Result<Vec<Value>> {
+        let profile = ["--profile-dir", &self.profile];
+        let arguments = [arguments, &profile[..]].concat();
+        let output = self.deployment.start_command(&self.host, &arguments).output()?;
+        let said = String::from_utf8_lossy(&output.stdout);
+        Ok(said.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
+    }
+
     /// Ends the node and starts it again, as the next day.
     pub fn restart(&mut self, options: &UserOptions) -> Result<()> {
         self.node.end()?;

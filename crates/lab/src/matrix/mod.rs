@@ -11,6 +11,7 @@
 
 mod pair;
 mod report;
+mod shared;
 
 use std::{
     path::Path,
@@ -23,11 +24,14 @@ use cooee_sim::place::{Firewall, Place};
 
 pub use pair::Cell;
 pub use report::{Summary, summarise};
+use shared::SHARED;
 
 use crate::{
     deployment::{Deployment, DeploymentPlan, User, UserOptions},
+    mobility::sound,
     network::{Network, PROXY_PORT},
     proxy,
+    speech::Voice,
     topology::{Family, Host, LinkConfig, Topology},
 };
 
@@ -47,6 +51,8 @@ pub struct MatrixPlan {
     pub parallel: usize,
     /// One-way delay in ms between each user and the core; none: plain wires.
     pub delay_ms: Option<f64>,
+    /// Also a call between two users behind one NAT, with and without hairpinning.
+    pub shared: bool,
 }
 
 impl MatrixPlan {
@@ -65,12 +71,16 @@ impl MatrixPlan {
         let mut topology = Topology { name: "matrix".to_owned(), seed: 1, ..Topology::default() };
         for name in SERVERS {
             let name = name.to_owned();
-            topology.hosts.push(Host { name, behind: None, family: Family::Ipv4, link: None });
+            // Both families: whoever has only one of them can reach the servers.
+            topology.hosts.push(Host { name, behind: None, family: Family::Dual, link: None });
         }
         for (index, place) in self.places.iter().enumerate() {
             for side in ["a", "b"] {
                 topology.add(place, &format!("{side}{index}"));
             }
+        }
+        if self.shared {
+            SHARED.iter().enumerate().for_each(|(index, kind)| kind.add(index, &mut topology));
         }
         for gateway in topology.gateways.iter_mut().filter(|gateway| gateway.behind.is_none()) {
             gateway.link = link;
@@ -117,8 +127,16 @@ pub fn run(
     let network = Network::up(&plan.topology(), "m")?;
     tell(&format!("{} places are up", plan.places.len()));
     let deployment = Deployment::start(&network, program, folder, servers_plan(), &mut tell)?;
-    let users = start_users(plan, &network, &deployment, &mut tell)?;
+    speech(folder)?;
+    let users = start_users(plan, &network, &deployment, folder, &mut tell)?;
     let mut cells = Vec::new();
+    if plan.shared {
+        for (index, kind) in SHARED.iter().enumerate() {
+            let cell = kind.call(index, &deployment, options(folder, false), plan.talk_s);
+            each(&cell);
+            cells.push(cell);
+        }
+    }
     for round in plan.rounds() {
         for batch in round.chunks(plan.parallel.max(1)) {
             let (sender, results) = sync_channel(batch.len());
@@ -144,23 +162,33 @@ pub fn run(
     Ok(cells)
 }
 
+/// What everybody says.
+fn speech(folder: &Path) -> Result<()> {
+    sound::write_speech(&folder.join(SPEECH), Voice::High, 1)
+}
+
+/// File of [`speech`].
+const SPEECH: &str = "speech.wav";
+
+fn options(folder: &Path, answers: bool) -> UserOptions {
+    let microphone = Some(format!("wav:{},loop", folder.join(SPEECH).display()));
+    UserOptions { answers, microphone, records: true, ..UserOptions::default() }
+}
+
 /// One caller and one callee in each place, in that order.
 fn start_users<'d>(
     plan: &MatrixPlan,
     network: &Network,
     deployment: &'d Deployment<'d>,
+    folder: &Path,
     tell: &mut impl FnMut(&str),
 ) -> Result<Vec<Mutex<User<'d>>>> {
     let mut wanted = Vec::new();
     for (index, place) in plan.places.iter().enumerate() {
         for (side, name) in [("a", "caller"), ("b", "callee")] {
             let host = format!("{side}{index}");
-            let options = UserOptions {
-                answers: side == "b",
-                microphone: Some("tone:440".to_owned()),
-                proxy: proxy_of(network, place, &host)?,
-                ..UserOptions::default()
-            };
+            let proxy = proxy_of(network, place, &host)?;
+            let options = UserOptions { proxy, ..options(folder, side == "b") };
             let name = format!("{name}-{index}");
             wanted.push((place.name, host, name, options));
         }
@@ -202,17 +230,23 @@ mod tests {
     #[test]
     fn rounds_hold_every_pair_once_and_nobody_twice() {
         let places = PLACES.iter().collect();
-        let plan =
-            MatrixPlan { places, ordered: true, talk_s: 1.0, parallel: 4, delay_ms: Some(25.0) };
+        let plan = MatrixPlan {
+            places,
+            ordered: true,
+            talk_s: 1.0,
+            parallel: 4,
+            delay_ms: Some(25.0),
+            shared: true,
+        };
         let rounds = plan.rounds();
         let pairs: BTreeSet<_> = rounds.iter().flatten().collect();
-        assert_eq!(pairs.len(), 144);
+        assert_eq!(pairs.len(), 196);
         for round in &rounds {
             let callees: BTreeSet<_> = round.iter().map(|pair| pair.1).collect();
             assert_eq!(callees.len(), round.len());
         }
         let unordered = MatrixPlan { ordered: false, ..plan };
-        assert_eq!(unordered.rounds().iter().flatten().count(), 78);
+        assert_eq!(unordered.rounds().iter().flatten().count(), 105);
         unordered.topology().check().unwrap();
     }
 }

@@ -1,6 +1,9 @@
 //! One cell of the matrix: a call, and how its voice travelled by what both sides recorded.
 
-use std::time::{Duration, Instant};
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result};
 use cooee_sim::{
@@ -10,7 +13,11 @@ use cooee_sim::{
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::deployment::{CallOptions, User};
+use crate::{
+    deployment::{CallOptions, User},
+    measure::{Recording, measure},
+    mobility::{now_ns, sound},
+};
 
 /// How long the callee's record may come after the caller's.
 const RECORD_PATIENCE: Duration = Duration::from_secs(15);
@@ -38,8 +45,37 @@ pub struct Cell {
     pub ring_ms: Option<f64>,
     /// From dialling until the caller had a voice path.
     pub setup_ms: Option<f64>,
+    /// From dialling until the caller's ear heard the callee, who answers at once.
+    pub first_sound_ms: Option<f64>,
+    /// From the caller's mouth to the callee's ear, over the whole call.
+    pub mouth_to_ear_ms: Option<f64>,
     /// What went wrong.
     pub problem: Option<String>,
+}
+
+impl Cell {
+    /// A cell without a call yet.
+    pub(super) fn new(
+        (caller, callee): (&'static str, &'static str),
+        expected: Outcome,
+        simulated: Outcome,
+    ) -> Self {
+        Self {
+            caller,
+            callee,
+            expected,
+            simulated,
+            outcome: None,
+            connected: false,
+            paths: [String::new(), String::new()],
+            received: [0; 2],
+            ring_ms: None,
+            setup_ms: None,
+            first_sound_ms: None,
+            mouth_to_ear_ms: None,
+            problem: None,
+        }
+    }
 }
 
 /// Calls and talks.
@@ -49,28 +85,27 @@ pub(super) fn call(
     callee: &mut User<'_>,
     talk_s: f64,
 ) -> Cell {
-    let mut cell = Cell {
-        caller: places.0.name,
-        callee: places.1.name,
-        expected: outcome(places.0, places.1),
-        simulated: reach(places.0, places.1, Instant::now()),
-        outcome: None,
-        connected: false,
-        paths: [String::new(), String::new()],
-        received: [0; 2],
-        ring_ms: None,
-        setup_ms: None,
-        problem: None,
-    };
+    let simulated = reach(places.0, places.1, Instant::now());
+    let expected = outcome(places.0, places.1);
+    let mut cell = Cell::new((places.0.name, places.1.name), expected, simulated);
     if let Err(error) = fill(&mut cell, caller, callee, talk_s) {
         cell.problem = Some(format!("{error:#}"));
     }
     cell
 }
 
-fn fill(cell: &mut Cell, caller: &mut User<'_>, callee: &mut User<'_>, talk_s: f64) -> Result<()> {
+pub(super) fn fill(
+    cell: &mut Cell,
+    caller: &mut User<'_>,
+    callee: &mut User<'_>,
+    talk_s: f64,
+) -> Result<()> {
     callee.node().said();
-    let report = caller.call(callee.name(), CallOptions { talk_s })?;
+    let mut call = caller.dial(callee.name(), CallOptions { talk_s })?;
+    let ring_ms = call.wait_for_ringing()?;
+    let rang_ns = now_ns();
+    call.wait_for_answer()?;
+    let report = call.finish()?;
     (cell.ring_ms, cell.setup_ms) = (report.ring_ms, report.voice_ms);
     let call = &report.record["call"];
     let heard = callee.node().wait_for("call record", RECORD_PATIENCE, |line| {
@@ -81,7 +116,19 @@ fn fill(cell: &mut Cell, caller: &mut User<'_>, callee: &mut User<'_>, talk_s: f
     cell.received = media.map(|media| media["packets_received"].as_u64().unwrap_or(0));
     cell.connected = cell.received.iter().all(|packets| *packets > 0);
     cell.outcome = travelled(media).context("no voice path")?.into();
+    // The last samples are written within a quarter of a second.
+    thread::sleep(Duration::from_millis(400));
+    let heard_ns = sound::first_sound_ns(&caller.ear())?;
+    let since_rung_ms = (heard_ns as f64 - rang_ns as f64) / 1e6;
+    cell.first_sound_ms = Some(tenths(ring_ms + since_rung_ms));
+    let recording = Recording::from_pair(&caller.mouth(), &callee.ear())?;
+    let delay = measure(&recording.mouth, &recording.ear, recording.rate_hz);
+    cell.mouth_to_ear_ms = delay.mean_ms.map(tenths);
     Ok(())
+}
+
+fn tenths(ms: f64) -> f64 {
+    (ms * 10.0).round() / 10.0
 }
 
 /// What both views of the path amount to: a side cannot see whether the other one's relay is

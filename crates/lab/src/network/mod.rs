@@ -208,8 +208,9 @@ impl Network {
             if wire.inner_ipv4.is_some() {
                 writeln!(commands, "route add default via {}", wire.outer_ipv4)?;
             }
+            // The family is that of the router: options of `ip` cannot stand in a batch.
             if let (Some(_), Some(router)) = (wire.inner_ipv6, wire.outer_ipv6) {
-                writeln!(commands, "-6 route add default via {router}")?;
+                writeln!(commands, "route add default via {router}")?;
             }
         }
         Ok(commands)

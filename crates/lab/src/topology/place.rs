@@ -2,9 +2,14 @@
 
 use super::{Family, Firewall, Gateway, Host, Nat, Place, Topology};
 
+/// Name of the login server's host, by which a gateway knows what to block.
+const LOGIN: &str = "login";
+
 impl Topology {
     /// Adds a host called `name` in a place of this kind; its gateways are named after it.
     pub fn add(&mut self, place: &Place, name: &str) {
+        let login = self.hosts.iter().any(|host| host.name == LOGIN);
+        let block = if place.login_blocked && login { vec![LOGIN.to_owned()] } else { Vec::new() };
         let gateway = |name: String, nat, behind| Gateway {
             name,
             behind,
@@ -13,7 +18,7 @@ impl Topology {
             firewall: Firewall::Open,
             refusal: place.refusal,
             udp_binding_s: place.udp_binding_s,
-            block: Vec::new(),
+            block: block.clone(),
             link: None,
         };
         let mut behind = None;
@@ -28,7 +33,8 @@ impl Topology {
             self.gateways.push(Gateway { firewall: place.firewall, ..inner });
             behind = Some(inside);
         }
-        self.hosts.push(Host { name: name.to_owned(), behind, family: Family::Ipv4, link: None });
+        let family = if place.ipv6_only { Family::Ipv6 } else { Family::Ipv4 };
+        self.hosts.push(Host { name: name.to_owned(), behind, family, link: None });
     }
 }
 

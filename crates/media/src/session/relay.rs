@@ -89,6 +89,9 @@ pub(super) struct Relay {
     held_back: VecDeque<(SocketAddr, Vec<u8>)>,
     outputs: VecDeque<RelayOutput>,
     failures: u32,
+    /// Relayed addresses are IPv4, so that those who have nothing else can be reached, unless the
+    /// relay has none.
+    refuses_ipv4: bool,
     wake_at: Option<Instant>,
 }
 
@@ -105,6 +108,7 @@ impl Relay {
             held_back: VecDeque::new(),
             outputs: VecDeque::new(),
             failures: 0,
+            refuses_ipv4: false,
             wake_at: None,
         };
         relay.start(now);
@@ -138,7 +142,7 @@ impl Relay {
     fn allocate(&mut self, now: Instant) {
         let credentials = TurnCredentials::new(&self.server.username, &self.server.password);
         let mut config = TurnConfig::new(credentials);
-        if self.server.address.is_ipv6() {
+        if self.server.address.is_ipv6() && self.refuses_ipv4 {
             config.set_address_family(AddressFamily::IPV6);
         }
         let (local, remote) = (self.local, self.server.address);
@@ -302,7 +306,10 @@ impl Relay {
                     self.permit(now, peer);
                 }
             }
-            TurnEvent::AllocationCreateFailed(_) => self.fail(now),
+            TurnEvent::AllocationCreateFailed(_) => {
+                self.refuses_ipv4 = !self.refuses_ipv4;
+                self.fail(now);
+            }
             TurnEvent::PermissionCreated(_, peer) => {
                 let (ready, rest) = self.held_back.drain(..).partition(|(to, _)| to.ip() == peer);
                 self.held_back = rest;

@@ -20,7 +20,7 @@ use super::NodeError;
 use crate::{
     account::resolve,
     overlay::{OverlayDirectory, OverlayStart},
-    relay::{RelayHandle, RelayOptions},
+    relay::{PartnerRequest, RelayHandle, RelayOptions},
     settings::Settings,
     super_node::{LocalSplice, SuperNode, SuperNodeConfig},
     transport::{Accepted, Dialer, EndToEndStream, Listener, ListenerConfig, TurnAcceptor},
@@ -30,6 +30,12 @@ use crate::{
 /// How long TURN credentials are good for: longer than most calls; a standing allocation may be
 /// refreshed beyond it.
 const CREDENTIALS_LIFE: Duration = Duration::from_secs(6 * 3600);
+
+/// How often the relay's partner is looked for. Chosen: a lost link is back within seconds.
+const PARTNER_EVERY: Duration = Duration::from_secs(2);
+
+/// Requests to the partner that wait; more are dropped, and the clients ask again. Chosen.
+const PARTNER_REQUESTS_MAX: usize = 32;
 
 /// Ports that pass most firewalls (paper section II.A).
 const WELL_KNOWN_PORTS: [u16; 2] = [443, 80];
@@ -151,6 +157,9 @@ impl Serving {
             super_node_config(settings, invitation, (&own, self.port), relay.clone()).await;
         let (super_node, mut local) =
             SuperNode::start(config, self.dialer.clone(), overlay.clone());
+        let own = own.first().copied().unwrap_or(Ipv4Addr::LOCALHOST.into());
+        let own = SocketAddr::new(own, self.port);
+        tokio::spawn(keep_partner(relay.clone(), super_node.clone(), own));
         let splices = self.splices.clone();
         tokio::spawn(async move {
             while let Some(splice) = local.recv().await {
@@ -276,6 +285,33 @@ fn start_relay(
     Ok(RelayHandle::start(endpoint, RelayOptions { config, bind_v4: None, bind_v6: None })?)
 }
 
+/// Names another super node to the relay, for the part of RFC 5780 that takes two addresses.
+async fn keep_partner(relay: RelayHandle, super_node: SuperNode, own: SocketAddr) {
+    let (requests, mut queue) = mpsc::channel::<PartnerRequest>(PARTNER_REQUESTS_MAX);
+    let mut partner = None;
+    let mut look = tokio::time::interval(PARTNER_EVERY);
+    loop {
+        tokio::select! {
+            Some(request) = queue.recv() => {
+                if let Some((node, _)) = partner {
+                    super_node.ask_partner(node, request);
+                }
+            }
+            _ = look.tick() => {
+                if super_node.is_draining() {
+                    relay.set_partner(None);
+                    return;
+                }
+                let now = super_node.partner(own);
+                if now != partner {
+                    partner = now;
+                    relay.set_partner(now.map(|(_, address)| (address, requests.clone())));
+                }
+            }
+        }
+    }
+}
+
 fn turn_acceptor(active: Arc<RwLock<Option<Active>>>) -> TurnAcceptor {
     Arc::new(move |turn| {
         let Some(Active { relay, .. }) = read(&active) else { return };
@@ -294,6 +330,9 @@ async fn super_node_config(
     relay: RelayHandle,
 ) -> SuperNodeConfig {
     let own = own.to_vec();
+    let answering = relay.clone();
+    let answer: crate::super_node::PartnerAnswer =
+        Arc::new(move |request| answering.answer_for_partner(request));
     let mint = (settings.relay_budget > 0).then(|| {
         let source = move |node: &Certificate, reached: SocketAddr| {
             let minted = relay.mint(node.node(), CREDENTIALS_LIFE);
@@ -313,6 +352,7 @@ async fn super_node_config(
         login_servers: resolve(&invitation.login_servers).await,
         relay_budget_bytes_per_second: settings.relay_budget,
         turn_credentials: mint,
+        partner_answer: Some(answer),
         attached_max: settings.attached_max(),
         ..SuperNodeConfig::default()
     }

@@ -38,6 +38,8 @@ pub struct SuperNodeConfig {
     pub anonymous_per_address_burst: u64,
     /// Makes TURN credentials; without it nodes are told that there is no relay here.
     pub turn_credentials: Option<TurnCredentialSource>,
+    /// Answers STUN clients of other super nodes; without it they are not answered.
+    pub partner_answer: Option<super::PartnerAnswer>,
 }
 
 impl Default for SuperNodeConfig {
@@ -56,6 +58,7 @@ impl Default for SuperNodeConfig {
             anonymous_max: 256,
             anonymous_per_address_burst: 20,
             turn_credentials: None,
+            partner_answer: None,
         }
     }
 }

@@ -40,6 +40,8 @@ struct State {
     addresses: BTreeMap<NodeId, SocketAddr>,
     candidates: BTreeSet<SocketAddr>,
     own_addresses: BTreeSet<SocketAddr>,
+    /// Who answered where: a super node with several addresses needs one link only.
+    answered: BTreeMap<SocketAddr, NodeId>,
     dialing: BTreeSet<SocketAddr>,
 }
 
@@ -92,6 +94,13 @@ impl Links {
         state.links.keys().filter_map(|node| state.addresses.get(node)).copied().collect()
     }
 
+    /// The same with their names.
+    pub(super) fn linked_at(&self) -> Vec<(NodeId, SocketAddr)> {
+        let state = self.state();
+        let at = |node: &NodeId| Some((*node, *state.addresses.get(node)?));
+        state.links.keys().filter_map(at).collect()
+    }
+
     pub(super) fn has_room(&self) -> bool {
         self.state().links.len() < self.links_max
     }
@@ -141,7 +150,9 @@ impl Links {
             .candidates
             .iter()
             .filter(|address| {
+                let held = state.answered.get(*address);
                 !linked.contains(*address)
+                    && !held.is_some_and(|node| state.links.contains_key(node))
                     && !state.dialing.contains(*address)
                     && !state.own_addresses.contains(*address)
             })
@@ -164,7 +175,15 @@ impl Links {
                 }
             }
             Some(node) => {
-                state.addresses.insert(node, address);
+                if state.answered.len() >= ADDRESSES_MAX {
+                    state.answered.pop_first();
+                }
+                state.answered.insert(address, node);
+                // Of two families IPv4 is kept: all know what to do with it.
+                let known = state.addresses.get(&node);
+                if address.is_ipv4() || known.is_none_or(SocketAddr::is_ipv6) {
+                    state.addresses.insert(node, address);
+                }
             }
             None => {}
         }

@@ -17,6 +17,7 @@ mod links;
 mod local_directory;
 mod login_splice;
 mod metrics;
+mod partner;
 mod quota;
 mod revocation;
 mod serve;
@@ -46,6 +47,7 @@ pub use directory::{Depth, Directory, DirectoryError, Notifier, SuperNodePeers};
 #[cfg(test)]
 use local_directory::LocalDirectory;
 pub use metrics::SuperNodeMetrics;
+pub use partner::PartnerAnswer;
 
 use crate::transport::{
     Accepted, Connection, ControlChannel, Dialer, EndToEndStream, Listener, MuxStream,

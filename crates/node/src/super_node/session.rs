@@ -16,7 +16,9 @@ use cooee_proto::{
 };
 use tokio::{sync::Semaphore, time::timeout};
 
-use super::{Depth, DirectoryError, Notifier, Shared, quota::NodeQuota, revocation, serve::Asker};
+use super::{
+    Depth, DirectoryError, Notifier, Shared, partner, quota::NodeQuota, revocation, serve::Asker,
+};
 use crate::transport::{
     Connection, ConnectionLimits, ControlChannel, Inbox, MuxStream, TransportError, greeting,
     handle_revocation_notice, revocation_notice, write_frame,
@@ -229,6 +231,13 @@ impl Session<'_> {
             Kind::Notify(notify) if self.quota.is_none() => {
                 if let Ok(key) = name_key(&notify.name_key) {
                     self.shared.directory.notified(self.peer, key, notify.found);
+                }
+            }
+            Kind::PartnerBinding(binding) if self.quota.is_none() => {
+                let answer = self.shared.config.partner_answer.as_ref();
+                if let (Some(answer), Some(request)) = (answer, partner::request_from_wire(binding))
+                {
+                    answer(request);
                 }
             }
             // A kind that does not belong here is of no use to the peer and of no harm to us.
