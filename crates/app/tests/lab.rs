@@ -80,8 +80,8 @@ fn a_call_survives_a_restarted_nat_and_a_blocked_udp() {
         let row = rows.iter().find(|row| row["fault"] == fault);
         row.unwrap_or_else(|| panic!("no row {fault}: {said}{problem}"))
     };
-    // Back to the direct path is a matter of time, and a loaded machine has little; TLS is not: there
-    // is no other way.
+    // Back to the direct path is a matter of time, and a loaded machine has little. TLS is not:
+    // there is no other way.
     let any = ["direct", "relayed"];
     for (fault, after) in
         [("nat-rebinding", &any[..]), ("udp-blocked", &["relayed T"]), ("udp-unblocked", &any)]
