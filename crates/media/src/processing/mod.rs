@@ -80,7 +80,7 @@ impl Processor {
         let inside = (!config.is_off()).then(|| {
             let stream = StreamConfig::new(SAMPLE_RATE_HZ, 1);
             let settings = Config {
-                // Headsets have no echo: the hidden Markov model finds that out sooner, and lets the
+                // Headsets have no echo: the hidden Markov model finds that sooner, and lets the
                 // near voice through while both speak.
                 echo_canceller: config.echo_cancellation.then(|| EchoCanceller {
                     transparent_mode: TransparentModeType::Hmm,
