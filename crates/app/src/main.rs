@@ -181,7 +181,7 @@ fn run(command: Command, output: Output) -> Result<()> {
 }
 
 /// Threads that run tasks. A user's node has little to do at once, and each further thread is woken
-/// for every packet of a call to look for work (measured: a third of the call's processor time).
+/// for every packet of a call to look for work.
 fn workers(command: &Command) -> usize {
     let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
     if matches!(command, Command::SuperNode(_)) { cores } else { 1 }
