@@ -289,9 +289,7 @@ async fn two_legs_talk_through_coturn_over_udp_tcp_and_tls() {
         for side in &sides {
             let events = side.events.lock().unwrap();
             let relayed_only = events.iter().all(|(_, event)| match event {
-                SessionEvent::CandidateFound(candidate) => {
-                    candidate.kind == cooee_media::session::CandidateKind::Relayed
-                }
+                SessionEvent::CandidateFound(candidate) => candidate.kind.is_relayed(),
                 _ => true,
             });
             assert!(relayed_only, "no address may be revealed");

@@ -10,7 +10,7 @@ use std::{
 
 use cooee_lab::{
     eavesdropper::{Packet, Protocol},
-    measure::measure,
+    measure::{CONFIDENCE_MIN, measure},
 };
 use cooee_media::{
     VoicePacket,
@@ -172,5 +172,6 @@ pub(crate) fn read(path: &Path) -> Vec<f32> {
 pub(crate) fn likeness(mouth: &[f32], sound: &[f32]) -> (usize, f64) {
     let report = measure(mouth, sound, RATE_HZ);
     let best = report.windows.iter().map(|window| window.confidence).fold(0.0, f64::max);
-    (report.delays().count(), best)
+    let alike = report.windows.iter().filter(|window| window.confidence >= CONFIDENCE_MIN).count();
+    (alike, best)
 }

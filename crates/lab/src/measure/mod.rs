@@ -10,6 +10,6 @@ pub mod delay;
 pub mod picture;
 pub mod recording;
 
-pub use delay::{DelayReport, DelayWindow, measure};
+pub use delay::{CONFIDENCE_MIN, DelayReport, DelayWindow, measure};
 pub use picture::draw;
 pub use recording::Recording;

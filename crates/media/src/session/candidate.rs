@@ -15,6 +15,15 @@ pub enum CandidateKind {
     ServerReflexive,
     /// An address allocated at a TURN server.
     Relayed,
+    /// The same, at a server that its owner reaches over TCP or TLS.
+    RelayedOverStream,
+}
+
+impl CandidateKind {
+    /// An address of a TURN server, which reveals nothing about its owner's.
+    pub fn is_relayed(self) -> bool {
+        matches!(self, Self::Relayed | Self::RelayedOverStream)
+    }
 }
 
 /// A candidate of the peer, as it travels in the signalling.
@@ -95,6 +104,8 @@ pub enum PathKind {
     RelayedUdp,
     /// Through a relay of this side, reached over TCP.
     RelayedTcp,
+    /// Through a relay that the peer reaches over TCP or TLS.
+    RelayedTcpByPeer,
     /// Through a relay of this side, reached over TLS.
     RelayedTls,
 }
@@ -108,6 +119,7 @@ impl PathKind {
             Self::RelayedByPeer => 40,
             Self::RelayedUdp => 45,
             Self::RelayedTcp => 400,
+            Self::RelayedTcpByPeer => 410,
             Self::RelayedTls => 430,
         }
     }
@@ -120,6 +132,7 @@ impl fmt::Display for PathKind {
             Self::RelayedByPeer => "relayed UDP (the peer's relay)",
             Self::RelayedUdp => "relayed UDP",
             Self::RelayedTcp => "relayed TCP",
+            Self::RelayedTcpByPeer => "relayed TCP (the peer's relay)",
             Self::RelayedTls => "relayed TLS",
         })
     }

@@ -192,7 +192,9 @@ impl Engine {
         let built = match candidate.kind {
             CandidateKind::Host => Candidate::host(address, "udp"),
             CandidateKind::ServerReflexive => Candidate::server_reflexive(address, address, "udp"),
-            CandidateKind::Relayed => Candidate::relayed(address, address, "udp"),
+            CandidateKind::Relayed | CandidateKind::RelayedOverStream => {
+                Candidate::relayed(address, address, "udp")
+            }
         };
         if let Ok(candidate) = built {
             self.rtc.add_remote_candidate(candidate);

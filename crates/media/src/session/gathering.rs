@@ -185,6 +185,7 @@ impl MediaSession {
             return Err(SessionError::TooMany("remote candidates"));
         }
         self.remotes.push(candidate);
+        self.describe_anew(candidate.address);
         if self.revealed {
             for base in self.bases() {
                 self.open_towards(base, candidate);
@@ -202,7 +203,7 @@ impl MediaSession {
 
     /// An opener: a packet that opens the own NAT towards the peer but does not reach it.
     fn open_towards(&mut self, base: SocketAddr, remote: RemoteCandidate) {
-        if remote.kind != CandidateKind::Relayed && base.is_ipv4() == remote.address.is_ipv4() {
+        if !remote.kind.is_relayed() && base.is_ipv4() == remote.address.is_ipv4() {
             let bytes = reflexive::opener(&mut self.random);
             self.transmit(base, remote.address, bytes, Some(self.config.opener_ttl));
         }
@@ -264,12 +265,23 @@ impl MediaSession {
     }
 
     pub(super) fn describe(&self, local: LocalPath, remote: SocketAddr) -> PathDescription {
-        let relayed = RemoteCandidate { kind: CandidateKind::Relayed, address: remote };
-        let remote_is_relayed = self.remotes.contains(&relayed);
-        PathDescription {
-            local,
-            remote,
-            kind: kind_of(self.transport_of(local), remote_is_relayed),
+        let same = |known: &&RemoteCandidate| known.address == remote;
+        let theirs = self.remotes.iter().find(same).map(|known| known.kind);
+        PathDescription { local, remote, kind: kind_of(self.transport_of(local), theirs) }
+    }
+
+    /// Packets of the peer may come before its word about the address that they come from.
+    fn describe_anew(&mut self, remote: SocketAddr) {
+        let to_it = |path: &&super::path::Path| path.description.remote == remote;
+        let known: Vec<_> = self.paths.iter().filter(to_it).map(|path| path.number).collect();
+        for number in known {
+            let Some(local) = self.paths.get(number).map(|path| path.description.local) else {
+                continue;
+            };
+            let description = self.describe(local, remote);
+            if let Some(path) = self.paths.get_mut(number) {
+                path.description = description;
+            }
         }
     }
 
@@ -300,6 +312,7 @@ impl MediaSession {
     fn handle_relay_output(&mut self, now: Instant, id: RelayId, output: RelayOutput) {
         let Some(relay) = self.relays.get(&id) else { return };
         let (local, server, udp) = (relay.local, relay.server.address, relay.is_udp());
+        let kind = if udp { CandidateKind::Relayed } else { CandidateKind::RelayedOverStream };
         match output {
             RelayOutput::Send(bytes) if udp => self.transmit(local, server, bytes, None),
             RelayOutput::Send(bytes) => {
@@ -315,7 +328,7 @@ impl MediaSession {
                 if let Ok(candidate) = Candidate::relayed(address, local, "udp") {
                     self.engine.add_local(candidate, now);
                 }
-                self.announce_relayed(address, SessionEvent::CandidateFound);
+                self.announce_relayed(kind, address, SessionEvent::CandidateFound);
                 self.spread_paths(now);
                 self.pump_engine(now);
             }
@@ -323,7 +336,7 @@ impl MediaSession {
                 if let Ok(candidate) = Candidate::relayed(address, local, "udp") {
                     self.engine.remove_local(&candidate);
                 }
-                self.announce_relayed(address, SessionEvent::CandidateLost);
+                self.announce_relayed(kind, address, SessionEvent::CandidateLost);
                 self.drop_paths(now, LocalPath::Relay(id));
             }
             RelayOutput::Received { from, bytes } => {
@@ -336,10 +349,11 @@ impl MediaSession {
 
     fn announce_relayed(
         &mut self,
+        kind: CandidateKind,
         address: SocketAddr,
         event: impl FnOnce(RemoteCandidate) -> SessionEvent,
     ) {
-        let candidate = RemoteCandidate { kind: CandidateKind::Relayed, address };
+        let candidate = RemoteCandidate { kind, address };
         self.outputs.push_back(Output::Event(event(candidate)));
     }
 

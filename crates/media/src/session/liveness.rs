@@ -368,8 +368,7 @@ impl MediaSession {
         let kind = self.liveness.media.and_then(|number| self.paths.get(number));
         let direct = kind.is_some_and(|path| path.description.kind == PathKind::Direct);
         let direct_possible =
-            self.remotes.iter().any(|remote| remote.kind != super::CandidateKind::Relayed)
-                && self.revealed;
+            self.remotes.iter().any(|remote| !remote.kind.is_relayed()) && self.revealed;
         let due = self.liveness.direct_tried_at.is_some_and(|at| at + NEW_PORT_AFTER <= now);
         if due && !direct && direct_possible && self.liveness.new_ports < NEW_PORTS_MAX {
             self.liveness.new_ports += 1;

@@ -238,13 +238,17 @@ impl Paths {
 }
 
 /// The kind of a path from what is known of its two ends.
-pub(super) fn kind_of(relay: Option<super::RelayTransport>, remote_is_relayed: bool) -> PathKind {
-    use super::RelayTransport;
-    match relay {
-        None if remote_is_relayed => PathKind::RelayedByPeer,
-        None => PathKind::Direct,
-        Some(RelayTransport::Udp) => PathKind::RelayedUdp,
-        Some(RelayTransport::Tcp) => PathKind::RelayedTcp,
-        Some(RelayTransport::Tls) => PathKind::RelayedTls,
+pub(super) fn kind_of(
+    relay: Option<super::RelayTransport>,
+    remote: Option<super::CandidateKind>,
+) -> PathKind {
+    use super::{CandidateKind, RelayTransport};
+    match (relay, remote) {
+        (Some(RelayTransport::Tls), _) => PathKind::RelayedTls,
+        (Some(RelayTransport::Tcp), _) => PathKind::RelayedTcp,
+        (_, Some(CandidateKind::RelayedOverStream)) => PathKind::RelayedTcpByPeer,
+        (Some(RelayTransport::Udp), _) => PathKind::RelayedUdp,
+        (None, Some(CandidateKind::Relayed)) => PathKind::RelayedByPeer,
+        (None, _) => PathKind::Direct,
     }
 }

@@ -91,10 +91,13 @@ mod tests {
 
     #[test]
     fn two_clocks_of_a_machine_agree() {
-        let (a, b) = (AudioClock::new(), AudioClock::new());
-        let (first, second, third) = (a.now_ns(), b.now_ns(), a.now_ns());
-        let slack_ns = 1_000_000; // a preempted anchor; real skew is below a microsecond
-        assert!(first <= second + slack_ns && second <= third + slack_ns);
-        assert!(a.instant(third) >= a.instant(first));
+        // An anchor that was preempted half-way is off by that; real skew is below a microsecond.
+        let agree = || {
+            let (a, b) = (AudioClock::new(), AudioClock::new());
+            let (first, second, third) = (a.now_ns(), b.now_ns(), a.now_ns());
+            assert!(a.instant(third) >= a.instant(first));
+            first <= second + 1_000 && second <= third + 1_000
+        };
+        assert!((0..100).any(|_| agree()));
     }
 }

@@ -299,6 +299,7 @@ fn wire_candidate(found: RemoteCandidate) -> IceCandidate {
         CandidateKind::Host => ice_candidate::Kind::Host,
         CandidateKind::ServerReflexive => ice_candidate::Kind::ServerReflexive,
         CandidateKind::Relayed => ice_candidate::Kind::Relayed,
+        CandidateKind::RelayedOverStream => ice_candidate::Kind::RelayedOverStream,
     };
     let address = match found.address {
         SocketAddr::V4(address) => address.ip().octets().to_vec(),
@@ -318,6 +319,7 @@ fn remote_candidate(candidate: &IceCandidate) -> Option<RemoteCandidate> {
     let kind = match candidate.kind() {
         ice_candidate::Kind::Host => CandidateKind::Host,
         ice_candidate::Kind::Relayed => CandidateKind::Relayed,
+        ice_candidate::Kind::RelayedOverStream => CandidateKind::RelayedOverStream,
         _ => CandidateKind::ServerReflexive,
     };
     if candidate.transport() != ice_candidate::Transport::Udp {
