@@ -52,7 +52,10 @@ pub(crate) fn is_valid_candidate(candidate: &IceCandidate) -> bool {
 
 /// Whether a candidate hides the address of the device.
 pub(crate) fn is_relayed(candidate: &IceCandidate) -> bool {
-    candidate.kind == ice_candidate::Kind::Relayed as i32
+    matches!(
+        candidate.kind(),
+        ice_candidate::Kind::Relayed | ice_candidate::Kind::RelayedOverStream
+    )
 }
 
 /// Whether the offer keeps its bounds.
