@@ -1,26 +1,32 @@
 //! Cleaning up captured sound: echo cancellation, noise suppression, gain control.
 //!
-//! A thin, bounded wrapper of `sonora`, the pure Rust port of the WebRTC audio processing module.
+//! ```text
+//!   microphone ─▶ DC ─▶ echo canceller ─▶ noise suppressor, while there is noise ─▶ gain ─▶
+//!   loudspeaker ────────────▲
+//! ```
+//! The parts are those of `sonora`, the pure Rust port of the WebRTC audio processing module, each
+//! run by itself ([`stage`]): together the library puts a high-pass filter before them, which alone
+//! costs clean speech 0.6 of PESQ, and the noise suppressor, which costs 10 ms, runs when there is
+//! nothing to suppress. Here it is used only while the microphone's own noise asks for it
+//! ([`noise`]).
+//!
 //! It works in blocks of 10 ms, as long as the quiet path's Opus frame: fed from the start of a
 //! call together with the sender, collecting the block costs no time beyond the frame's own.
 
-use sonora::{
-    AudioProcessing, Config, StreamConfig,
-    config::{
-        AdaptiveDigital, EchoCanceller, GainController2, NoiseSuppression, NoiseSuppressionLevel,
-        TransparentModeType,
-    },
-};
+mod noise;
+mod stage;
 
-use crate::codec::SAMPLE_RATE_HZ;
+use noise::Suppressor;
+use stage::Stage;
 
 /// Samples in a processed block, 10 ms.
 pub const BLOCK_SAMPLES: usize = 480;
 
-/// Gain before anything is known of the microphone (the library's 15 dB clip a good one), and how
-/// fast it changes: a level that moves within a sentence is heard.
-const INITIAL_GAIN_DB: f32 = 3.0;
-const GAIN_CHANGE_DB_PER_S: f32 = 3.0;
+/// A block of sound.
+type Block = [f32; BLOCK_SAMPLES];
+
+/// Corner of the filter that takes a constant offset out, as a share of the sample it keeps: 8 Hz.
+const OFFSET_KEPT: f32 = 0.998_95;
 
 /// Which parts run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,15 +49,11 @@ impl ProcessingConfig {
     /// Nothing runs: for headsets with their own processing, and for measuring.
     pub const OFF: Self =
         Self { echo_cancellation: false, noise_suppression: false, gain_control: false };
-
-    fn is_off(self) -> bool {
-        self == Self::OFF
-    }
 }
 
 /// A block being collected.
 struct Collected {
-    sound: [f32; BLOCK_SAMPLES],
+    sound: Block,
     length: usize,
 }
 
@@ -67,59 +69,57 @@ impl Collected {
     }
 }
 
+/// Takes out what does not change: a first-order filter that turns no phase in the voice's range.
+#[derive(Default)]
+struct OffsetFilter {
+    last_in: f32,
+    last_out: f32,
+}
+
+impl OffsetFilter {
+    fn process(&mut self, block: &mut Block) {
+        for sample in block {
+            self.last_out = OFFSET_KEPT * self.last_out + *sample - self.last_in;
+            self.last_in = *sample;
+            *sample = self.last_out;
+        }
+    }
+}
+
 /// The processing of one microphone and one loudspeaker.
 pub struct Processor {
-    inside: Option<Box<AudioProcessing>>,
+    is_on: bool,
+    offset: OffsetFilter,
+    echo: Option<Stage>,
+    noise: Option<Suppressor>,
+    gain: Option<Stage>,
     captured: Collected,
     rendered: Collected,
 }
 
 impl Processor {
-    /// A processor. Allocates all it will need.
+    /// A processor. Allocates what it will need, except for what the library asks for block by
+    /// block.
     pub fn new(config: ProcessingConfig) -> Self {
-        let inside = (!config.is_off()).then(|| {
-            let stream = StreamConfig::new(SAMPLE_RATE_HZ, 1);
-            let settings = Config {
-                // Headsets have no echo: the hidden Markov model finds that sooner, and lets the
-                // near voice through while both speak.
-                echo_canceller: config.echo_cancellation.then(|| EchoCanceller {
-                    transparent_mode: TransparentModeType::Hmm,
-                    ..EchoCanceller::default()
-                }),
-                noise_suppression: config.noise_suppression.then(|| NoiseSuppression {
-                    level: NoiseSuppressionLevel::Moderate,
-                    ..NoiseSuppression::default()
-                }),
-                gain_controller2: config.gain_control.then(|| GainController2 {
-                    adaptive_digital: Some(AdaptiveDigital {
-                        initial_gain_db: INITIAL_GAIN_DB,
-                        max_gain_change_db_per_second: GAIN_CHANGE_DB_PER_S,
-                        ..AdaptiveDigital::default()
-                    }),
-                    ..GainController2::default()
-                }),
-                ..Config::default()
-            };
-            let built = AudioProcessing::builder()
-                .config(settings)
-                .capture_config(stream)
-                .render_config(stream)
-                .build();
-            Box::new(built)
-        });
-        Self { inside, captured: Collected::EMPTY, rendered: Collected::EMPTY }
+        Self {
+            is_on: config != ProcessingConfig::OFF,
+            offset: OffsetFilter::default(),
+            echo: config.echo_cancellation.then(Stage::echo_canceller),
+            noise: config.noise_suppression.then(Suppressor::new),
+            gain: config.gain_control.then(Stage::gain_control),
+            captured: Collected::EMPTY,
+            rendered: Collected::EMPTY,
+        }
     }
 
     /// Takes sound about to be played by the loudspeaker.
     pub fn render(&mut self, mut sound: &[f32]) {
-        let Some(inside) = &mut self.inside else { return };
+        let Some(echo) = &mut self.echo else { return };
         while !sound.is_empty() {
             sound = self.rendered.take(sound);
             if self.rendered.length == BLOCK_SAMPLES {
                 self.rendered.length = 0;
-                let mut out = [0.0; BLOCK_SAMPLES];
-                // Lengths and channels match the configuration, which is all it can refuse.
-                let _ = inside.process_render_f32(&[&self.rendered.sound], &mut [&mut out]);
+                echo.render(&self.rendered.sound);
             }
         }
     }
@@ -127,29 +127,40 @@ impl Processor {
     /// Takes captured sound of any length; gives out processed blocks of 10 ms as they fill, or
     /// everything at once when nothing runs.
     pub fn capture(&mut self, mut sound: &[f32], emit: &mut dyn FnMut(&[f32])) {
-        let Some(inside) = &mut self.inside else {
+        if !self.is_on {
             emit(sound);
             return;
-        };
+        }
         while !sound.is_empty() {
             sound = self.captured.take(sound);
             if self.captured.length == BLOCK_SAMPLES {
                 self.captured.length = 0;
-                let mut out = [0.0; BLOCK_SAMPLES];
-                let source = &self.captured.sound;
-                match inside.process_capture_f32(&[source], &mut [&mut out]) {
-                    Ok(()) => emit(&out),
-                    Err(_) => emit(source),
+                let mut block = self.captured.sound;
+                self.offset.process(&mut block);
+                if let Some(echo) = &mut self.echo {
+                    echo.capture(&mut block);
                 }
+                if let Some(noise) = &mut self.noise {
+                    noise.process(&mut block);
+                }
+                if let Some(gain) = &mut self.gain {
+                    gain.capture(&mut block);
+                }
+                emit(&block);
             }
         }
     }
 
     /// Tells the canceller how long after being rendered sound is captured again, in ms.
     pub fn set_device_delay_ms(&mut self, delay_ms: u16) {
-        if let Some(inside) = &mut self.inside {
-            let _ = inside.set_stream_delay_ms(i32::from(delay_ms.min(500)));
+        if let Some(echo) = &mut self.echo {
+            echo.set_device_delay_ms(delay_ms);
         }
+    }
+
+    /// Whether noise is being suppressed at present.
+    pub fn suppresses_noise(&self) -> bool {
+        self.noise.as_ref().is_some_and(Suppressor::is_used)
     }
 }
 
@@ -233,15 +244,52 @@ mod tests {
         assert!((-9.0..3.0).contains(&change), "{change} dB");
     }
 
+    const NOISE_ONLY: ProcessingConfig =
+        ProcessingConfig { noise_suppression: true, ..ProcessingConfig::OFF };
+
+    /// Steady noise at `level_db` below full scale.
+    fn hiss(seconds: usize, level_db: f32) -> Vec<f32> {
+        let mut state = 5;
+        let amplitude = 3.0_f32.sqrt() * 10.0_f32.powf(level_db / 20.0);
+        (0..48_000 * seconds).map(|_| noise(&mut state) * amplitude).collect()
+    }
+
     #[test]
     fn steady_noise_is_suppressed() {
-        let mut state = 5;
-        let hiss: Vec<f32> = (0..48_000 * 6).map(|_| noise(&mut state) * 0.01).collect();
-        let config = ProcessingConfig { noise_suppression: true, ..ProcessingConfig::OFF };
-        let out = process(config, &vec![0.0; hiss.len()], &hiss);
-        let reduction = power_db(&hiss[48_000 * 4..]) - power_db(&out[48_000 * 4..]);
-        println!("noise reduced by {reduction:.1} dB");
-        assert!(reduction > 6.0, "{reduction} dB");
+        for level_db in [-65.0, -45.0, -30.0] {
+            let hiss = hiss(10, level_db);
+            let out = process(NOISE_ONLY, &vec![0.0; hiss.len()], &hiss);
+            let from = 48_000 * 7;
+            let reduction = power_db(&hiss[from..]) - power_db(&out[from..]);
+            println!("noise of {level_db} dB reduced by {reduction:.1} dB");
+            assert!(reduction > 6.0, "{level_db} dB: {reduction} dB");
+        }
+    }
+
+    #[test]
+    fn a_voice_in_a_quiet_room_is_left_as_it_is_and_in_a_noisy_one_it_is_not() {
+        let near = voice(77, 16, 0.9);
+        let far = vec![0.0; near.len()];
+        for (level_db, wanted) in [(-75.0, false), (-45.0, true)] {
+            let both: Vec<f32> = near.iter().zip(hiss(16, level_db)).map(|(n, h)| n + h).collect();
+            let mut processor = Processor::new(NOISE_ONLY);
+            let mut out = Vec::new();
+            for (far, near) in far.chunks(480).zip(both.chunks(480)) {
+                processor.render(far);
+                processor.capture(near, &mut |block| out.extend_from_slice(block));
+            }
+            assert_eq!(processor.suppresses_noise(), wanted, "{level_db} dB");
+            let step = |s: &[f32]| s.windows(2).map(|w| (w[1] - w[0]).abs()).fold(0.0, f32::max);
+            assert!(step(&out) < 1.3 * step(&both), "{level_db} dB: a click");
+            let change = power_db(&out[48_000 * 10..]) - power_db(&near[48_000 * 10..]);
+            assert!(change.abs() < 1.5, "{level_db} dB: the voice changed by {change} dB");
+        }
+    }
+
+    #[test]
+    fn a_constant_offset_is_taken_out() {
+        let out = process(ProcessingConfig::default(), &[0.0; 96_000], &[0.2; 96_000]);
+        assert!(power_db(&out[90_000..]) < -60.0);
     }
 
     #[test]
