@@ -90,6 +90,7 @@ impl LoginServer {
             options.listen.iter().map(|address| listen(*address)).collect::<Result<_, _>>()?;
         let metrics_listener = options.metrics_listen.map(listen).transpose()?;
         let storage = Storage::open(&options.database, key.root().network_id()).await?;
+        storage.check_whole().await?;
         let certificate = OwnCertificate::new(key.clone())?;
         let mut config = ServerConfig::new(key);
         config.certificate_life = options.certificate_life;

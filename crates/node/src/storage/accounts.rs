@@ -11,7 +11,11 @@ use cooee_proto::{
 };
 use sqlx::{AnyConnection, Row};
 
-use super::{Storage, StorageError, TokenKind, millis, operator::spend_token, unsigned};
+use super::{
+    Storage, StorageError,
+    rows::{done_or_unknown, millis, unsigned},
+    tokens::{TokenKind, spend_token},
+};
 
 impl Storage {
     /// What the operator set.
@@ -172,7 +176,7 @@ impl Storage {
     }
 }
 
-pub(super) async fn policy(connection: &mut AnyConnection) -> Result<Policy, StorageError> {
+async fn policy(connection: &mut AnyConnection) -> Result<Policy, StorageError> {
     let select = "SELECT registration, newest_program_version, oldest_program_version
         FROM network WHERE id = 1";
     let row = sqlx::query(select).fetch_one(connection).await?;
@@ -223,12 +227,4 @@ async fn insert_account(
         .execute(connection)
         .await?;
     Ok(done.rows_affected() == 1)
-}
-
-/// The account may have been removed since the connection was authenticated.
-pub(super) fn done_or_unknown(rows: u64) -> StorageAnswer {
-    match rows {
-        0 => StorageAnswer::Refused(Refusal::DeviceUnknown),
-        _ => StorageAnswer::Done,
-    }
 }

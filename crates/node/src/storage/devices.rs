@@ -1,23 +1,17 @@
 //! Devices: which keys belong to whom, until when they are certified, and which were taken back.
 
-use std::collections::BTreeSet;
-
 use cooee_proto::{
     clock::UnixTime,
-    identity::{HostPort, NodeId, REVOKED_NODES_MAX, Role, UserName},
-    login::{
-        BOOTSTRAP_MAX, DEVICES_MAX, DeviceRecord, NewDevice, Refusal, SessionRecord, StorageAnswer,
-    },
+    identity::{HostPort, NodeId, Role, UserName},
+    login::{DEVICES_MAX, DeviceRecord, NewDevice, Refusal, StorageAnswer},
 };
 use sqlx::{AnyConnection, Row};
 
 use super::{
-    DEVICE_FORGOTTEN_AFTER, Storage, StorageError, TokenKind, accounts::done_or_unknown, millis,
-    operator::spend_token, signed, unsigned,
+    DEVICE_FORGOTTEN_AFTER, Storage, StorageError,
+    rows::{SUPER_NODE, done_or_unknown, millis, parse_node, signed, unsigned},
+    tokens::{TokenKind, spend_token},
 };
-
-/// Role numbers of the table; 0 is the device of a user.
-const SUPER_NODE: i64 = 1;
 
 impl Storage {
     pub(super) async fn add_device(
@@ -219,42 +213,6 @@ impl Storage {
         });
         Ok(StorageAnswer::Devices(devices.collect::<Result<_, StorageError>>()?))
     }
-
-    pub(super) async fn network_record(
-        &self,
-        connection: &mut AnyConnection,
-        now: UnixTime,
-    ) -> Result<StorageAnswer, StorageError> {
-        self.session(connection, now, None, None).await
-    }
-
-    /// What a session tells a device, as of this transaction.
-    pub(super) async fn session(
-        &self,
-        connection: &mut AnyConnection,
-        now: UnixTime,
-        user: Option<&UserName>,
-        role: Option<Role>,
-    ) -> Result<StorageAnswer, StorageError> {
-        let select = "SELECT revocation_number, revocation_changed_at FROM network WHERE id = 1";
-        let row = sqlx::query(select).fetch_one(&mut *connection).await?;
-        let (number, changed_at) = (row.get::<i64, _>(0), row.get::<i64, _>(1));
-        let mut display_name = String::new();
-        if let Some(user) = user {
-            let select = "SELECT display_name FROM accounts WHERE name = $1";
-            let row = sqlx::query(select).bind(user.as_str()).fetch_optional(&mut *connection);
-            display_name = row.await?.map(|row| row.get(0)).unwrap_or_default();
-        }
-        Ok(StorageAnswer::Session(Box::new(SessionRecord {
-            user: user.cloned(),
-            role,
-            display_name,
-            revocation_number: unsigned(number),
-            revocation_changed_at: UnixTime(unsigned(changed_at)),
-            revoked: revoked(connection, now).await?,
-            super_nodes: super_nodes(connection, now).await?,
-        })))
-    }
 }
 
 struct KnownDevice {
@@ -305,42 +263,6 @@ async fn count_revocation(
         revocation_changed_at = $1 WHERE id = 1";
     sqlx::query(update).bind(millis(now)).execute(connection).await?;
     Ok(())
-}
-
-async fn revoked(
-    connection: &mut AnyConnection,
-    now: UnixTime,
-) -> Result<BTreeSet<NodeId>, StorageError> {
-    let select = "SELECT node FROM devices WHERE removed_at > 0 AND certified_until > $1
-        ORDER BY certified_until DESC LIMIT $2";
-    let rows = sqlx::query(select)
-        .bind(millis(now))
-        .bind(REVOKED_NODES_MAX as i64)
-        .fetch_all(connection)
-        .await?;
-    rows.into_iter().map(|row| parse_node(&row.get::<String, _>(0))).collect()
-}
-
-async fn super_nodes(
-    connection: &mut AnyConnection,
-    now: UnixTime,
-) -> Result<Vec<HostPort>, StorageError> {
-    let select = "SELECT addresses FROM devices
-        WHERE role = $1 AND removed_at = 0 AND certified_until > $2
-        ORDER BY certified_until DESC LIMIT $3";
-    let rows = sqlx::query(select)
-        .bind(SUPER_NODE)
-        .bind(millis(now))
-        .bind(BOOTSTRAP_MAX as i64)
-        .fetch_all(connection)
-        .await?;
-    let texts = rows.iter().map(|row| row.get::<String, _>(0)).collect::<Vec<_>>();
-    let addresses = texts.iter().flat_map(|text| text.split_whitespace());
-    Ok(addresses.take(BOOTSTRAP_MAX).filter_map(|address| address.parse().ok()).collect())
-}
-
-pub(super) fn parse_node(text: &str) -> Result<NodeId, StorageError> {
-    text.parse().map_err(|_| StorageError::Illegal("node id"))
 }
 
 fn join(addresses: &[HostPort]) -> String {

@@ -26,7 +26,7 @@ pub enum StorageError {
     #[error("the disk of the database is full: free some space, nothing was changed")]
     Full,
     /// The file is damaged.
-    #[error("the database is damaged ({0}): restore it from a backup")]
+    #[error("the database is damaged ({0}): restore it from a backup; nothing was changed")]
     Corrupt(String),
     /// A row that this program cannot have written.
     #[error("the database holds an illegal {0}: restore it from a backup")]

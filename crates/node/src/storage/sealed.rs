@@ -6,7 +6,10 @@ use cooee_proto::{
 };
 use sqlx::Row;
 
-use super::{Storage, StorageError, signed, unsigned};
+use super::{
+    Storage, StorageError,
+    rows::{signed, unsigned},
+};
 
 impl Storage {
     pub(super) async fn put_sealed(
