@@ -13,7 +13,7 @@ use cooee_node::{
 };
 use serde_json::json;
 
-use crate::{output::Output, signals};
+use crate::{output::Output, signals::Interrupts};
 
 /// The port on which the paper saw Skype's bootstrap nodes listen.
 const DEFAULT_PORT: u16 = 33033;
@@ -283,6 +283,7 @@ async fn serve(arguments: Run, output: Output) -> anyhow::Result<()> {
     options.metrics_listen = arguments.metrics.or(options.metrics_listen);
     options.certificate_life = arguments.certificate_life;
     options.address_limit.burst = arguments.address_burst.unwrap_or(options.address_limit.burst);
+    let mut interrupts = Interrupts::new();
     let server = LoginServer::start(directory.key().clone(), &options).await?;
     let addresses = server.addresses().to_vec();
     let listed = addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
@@ -294,7 +295,7 @@ async fn serve(arguments: Run, output: Output) -> anyhow::Result<()> {
         }),
         format!("Login server of network {network} listens on {listed}. Ctrl-C stops it."),
     );
-    signals::interrupted().await;
+    interrupts.next().await;
     output.note("Finishing what is under way …");
     if !server.shutdown().await {
         bail!("some requests could not be finished in time; their clients will try again");

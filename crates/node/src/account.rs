@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 
 use cooee_proto::{
     identity::{HostPort, Invitation, NodeKey, RevocationList, UserName},
-    login::{ClientConfig, Password, Session},
+    login::{ClientConfig, ClientError, Password, Refusal, Session},
 };
 use tokio::{net::lookup_host, time::Instant};
 
@@ -107,7 +107,8 @@ impl<'p> Account<'p> {
         &self.invitation
     }
 
-    /// Makes a new user with this device as its first.
+    /// Makes a new user with this device as its first. When an earlier try was cut off after the
+    /// login server had made the user, this one finds it and completes it.
     pub async fn register(
         &self,
         name: &UserName,
@@ -119,7 +120,17 @@ impl<'p> Account<'p> {
         let start = Instant::now();
         let mut line = self.open().await?;
         let device = self.device();
-        let session = line.client.register(name, password, display_name, &code, &device).await?;
+        let made = line.client.register(name, password, display_name, &code, &device).await;
+        let session = match made {
+            Err(LoginError::Protocol(ClientError::Refused(Refusal::NameTaken))) => {
+                let unfinished = self.unfinished(name, password).await;
+                let (again, session) =
+                    unfinished.ok_or(LoginError::Protocol(Refusal::NameTaken.into()))?;
+                line = again;
+                session
+            }
+            made => made?,
+        };
         self.keep(&session, start, &line)
     }
 
@@ -134,6 +145,20 @@ impl<'p> Account<'p> {
         let mut line = self.open().await?;
         let session = line.client.login(name, password, &self.device(), 0).await?;
         self.keep(&session, start, &line)
+    }
+
+    /// The user whose first device this is, although the profile does not know it.
+    async fn unfinished(
+        &self,
+        name: &UserName,
+        password: &Password,
+    ) -> Option<(LoginLine, Session)> {
+        let mut line = self.open().await.ok()?;
+        let known = line.client.renew(&self.device(), 0, &[]).await.ok()?;
+        if known.certificate.user() != Some(name) {
+            return None;
+        }
+        self.log_in_again(name, password).await.ok()
     }
 
     /// Logs this device in again; the line stays open for what needs the password. Nothing in the
@@ -157,7 +182,16 @@ impl<'p> Account<'p> {
         self.profile.check_room()?;
         let start = Instant::now();
         let mut line = self.open().await?;
-        let session = line.client.enrol_super_node(token, &self.device(), addresses).await?;
+        let made = line.client.enrol_super_node(token, &self.device(), addresses).await;
+        let session = match made {
+            // Perhaps this device itself has used the token, and was cut off before it knew.
+            Err(LoginError::Protocol(ClientError::Refused(Refusal::TokenWrong))) => {
+                line = self.open().await?;
+                let renewed = line.client.renew(&self.device(), 0, addresses).await;
+                renewed.map_err(|_| LoginError::Protocol(Refusal::TokenWrong.into()))?
+            }
+            made => made?,
+        };
         self.keep(&session, start, &line)
     }
 

@@ -17,7 +17,11 @@ use crate::{
     failure::{Failure, FailureKind},
     output::Output,
     profile::ProfileArgs,
+    signals,
 };
+
+/// What Ctrl-C says: the login server may or may not have been asked already.
+const INTERRUPTED: &str = "interrupted; nothing is lost: give the same command again";
 
 /// What both commands need.
 #[derive(Debug, clap::Args)]
@@ -67,6 +71,7 @@ async fn run(arguments: AccountArgs, output: Output, is_new: bool) -> Result<()>
         Settings { proxy: arguments.proxy.clone(), ..Settings::load(profile.directory())? };
     let password = password(arguments.password_file.as_deref(), is_new)?;
     let account = Account::new(&profile, invitation, settings.proxy()?)?;
+    signals::exit_when_interrupted(INTERRUPTED);
     output.note("talking to the login server …");
     let display_name = arguments.display_name.as_deref().unwrap_or(name.as_str());
     let done = if is_new {

@@ -15,7 +15,7 @@ use crate::{
     client::{Client, Events},
     failure::{Failure, FailureKind},
     output::Output,
-    signals,
+    signals::{self, Interrupts},
 };
 
 /// `cooee call NAME`.
@@ -45,6 +45,7 @@ fn seconds(text: &str) -> Result<Duration, String> {
 
 /// Places a call and stays with it until it ends.
 pub(crate) async fn run(arguments: CallArgs, client: &Client, output: Output) -> Result<()> {
+    let mut interrupts = Interrupts::new();
     let mut events = client.events().await?;
     let place = PlaceCall {
         to: arguments.name.clone(),
@@ -63,7 +64,7 @@ pub(crate) async fn run(arguments: CallArgs, client: &Client, output: Output) ->
         sent_by: None,
         has_figures: false,
     };
-    follow.until_end(&mut events, arguments.limit).await
+    follow.until_end(&mut events, &mut interrupts, arguments.limit).await
 }
 
 /// Follows one call and speaks of its changes.
@@ -80,10 +81,13 @@ struct Follow<'a> {
 }
 
 impl Follow<'_> {
-    async fn until_end(&mut self, events: &mut Events, limit: Option<Duration>) -> Result<()> {
+    async fn until_end(
+        &mut self,
+        events: &mut Events,
+        interrupts: &mut Interrupts,
+        limit: Option<Duration>,
+    ) -> Result<()> {
         let mut hang_up_at = None;
-        let interrupted = signals::interrupted();
-        tokio::pin!(interrupted);
         loop {
             let due = async {
                 match hang_up_at {
@@ -103,7 +107,12 @@ impl Follow<'_> {
                     }
                 }
                 () = due, if !ending => self.hang_up().await?,
-                () = &mut interrupted, if !ending => self.hang_up().await?,
+                () = interrupts.next() => {
+                    if ending {
+                        signals::exit("interrupted; the node goes on ending the call");
+                    }
+                    self.hang_up().await?;
+                }
             }
         }
     }
@@ -135,7 +144,7 @@ impl Follow<'_> {
             "speaker_changed" => self.note(&format!("speaker: {}", text("device"))),
             "sound_server_lost" => self.note("the sound server is gone, waiting for it"),
             "sound_server_returned" => self.note("the sound server is back"),
-            "no_sound" => self.note(&text("message")),
+            "no_sound" | "recording_failed" => self.note(&text("message")),
             "dtmf_received" => self.note(&format!("key {}", text("digit"))),
             "transferring" => self.follow_transfer(event),
             "transfer_finished" if event["succeeded"] == true => self.note("sent on"),

@@ -4,7 +4,9 @@ use anyhow::Result;
 use cooee_node::api::types::Status;
 use serde_json::{Value, json};
 
-use crate::{client::Client, commands::call::describe_statistics, output::Output, signals};
+use crate::{
+    client::Client, commands::call::describe_statistics, output::Output, signals::Interrupts,
+};
 
 /// Shows how the node is doing.
 pub(crate) async fn status(client: &Client, output: Output) -> Result<()> {
@@ -62,15 +64,14 @@ pub(crate) async fn devices(output: Output) -> Result<()> {
 pub(crate) async fn events(client: &Client) -> Result<()> {
     let mut events = client.events().await?;
     let output = Output::new(true);
-    let interrupted = signals::interrupted();
-    tokio::pin!(interrupted);
+    let mut interrupts = Interrupts::new();
     loop {
         tokio::select! {
             event = events.next() => match event? {
                 Some(event) => output.json_line(&event),
                 None => return Ok(()),
             },
-            () = &mut interrupted => return Ok(()),
+            () = interrupts.next() => return Ok(()),
         }
     }
 }

@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use tokio::sync::broadcast::error::RecvError;
 
 use super::account::explain;
-use crate::{output::Output, profile::ProfileArgs, signals};
+use crate::{output::Output, profile::ProfileArgs, signals::Interrupts};
 
 /// Delay of the echo user: long enough to hear that it is one.
 const ECHO_DELAY_MS: u64 = 500;
@@ -207,16 +207,19 @@ pub(crate) async fn super_node(arguments: SuperNodeArgs, output: Output) -> Resu
 }
 
 async fn run(profile: Profile, settings: Settings, output: Output) -> Result<()> {
+    let mut interrupts = Interrupts::new();
     let directory = profile.directory().to_owned();
     let api_port = settings.api_port;
-    let node = Node::start(profile, settings).await?;
+    let node = tokio::select! {
+        node = Node::start(profile, settings) => node?,
+        () = interrupts.next() => return Ok(()),
+    };
     let mut events = node.events();
     let serving = api::serve(node.clone(), &directory, api_port).await?;
     let api = tokio::spawn(serving);
     greet(&node, &directory, output)?;
     let ended = node.ended();
-    let interrupted = signals::interrupted();
-    tokio::pin!(ended, interrupted);
+    tokio::pin!(ended);
     loop {
         tokio::select! {
             event = events.recv() => match event {
@@ -224,7 +227,7 @@ async fn run(profile: Profile, settings: Settings, output: Output) -> Result<()>
                 Err(RecvError::Lagged(_)) => {}
                 Err(RecvError::Closed) => break,
             },
-            () = &mut interrupted => break,
+            () = interrupts.next() => break,
             () = &mut ended => break,
         }
     }
@@ -276,7 +279,7 @@ fn tell(event: &Value, output: Output) {
             "{} calls: `cooee answer` or `cooee decline`",
             output.bold(text("user"))
         )),
-        "no_sound" => output.line(output.bad(text("message"))),
+        "no_sound" | "recording_failed" => output.line(output.bad(text("message"))),
         "ended" => output.line(format!("the call with {} is over", event["summary"]["user"])),
         _ => {}
     }

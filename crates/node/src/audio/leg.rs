@@ -59,6 +59,11 @@ pub enum AudioEvent {
     },
     /// The sound server is back.
     SoundServerReturned,
+    /// What is spoken or heard is no longer recorded; the call goes on.
+    RecordingFailed {
+        /// What a person should know.
+        message: String,
+    },
 }
 
 /// Figures of the sound server's streams.

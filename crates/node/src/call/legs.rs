@@ -34,6 +34,9 @@ const COMMANDS_MAX: usize = 256;
 /// How often people who look are told how the voice fares. Chosen: as often as a person reads.
 const STATISTICS_INTERVAL: Duration = Duration::from_secs(1);
 
+const RECORDING_FAILED: &str = "the recording stopped: it cannot be written (is the disk full?); \
+    the call goes on";
+
 /// What a leg needs of the rest of the node, known without waiting.
 pub trait LegResources: Send + Sync + 'static {
     /// STUN servers, relays with credentials, and whether addresses may be told at once.
@@ -155,8 +158,15 @@ impl Leg {
         let Some(counts) = self.counts() else { return };
         let now = Instant::now();
         let statistics = counts.since(self.told.as_ref(), now);
+        let failed_before =
+            self.told.as_ref().is_some_and(|(_, before)| before.audio.recording_failed);
+        let recording_failed = counts.audio.recording_failed && !failed_before;
         self.told = Some((now, counts));
         self.tell(MediaEvent::Statistics { leg: self.id, statistics }).await;
+        if recording_failed {
+            let message = RECORDING_FAILED.to_owned();
+            self.tell_devices(AudioEvent::RecordingFailed { message }).await;
+        }
     }
 
     async fn tell_devices(&mut self, change: AudioEvent) {
