@@ -139,6 +139,9 @@ impl Shard {
 pub struct Keeper {
     pub(super) config: KeeperConfig,
     pub(super) shards: BTreeMap<u32, Shard>,
+    /// The lowest score ranked in each: most changes of the membership concern no shard, and are
+    /// told by a walk over this alone.
+    pub(super) lowest: BTreeMap<u32, u64>,
     pub(super) entries: usize,
     pub(super) transfer: super::transfer::Transfer,
     pub(super) statistics: KeeperStatistics,
@@ -150,6 +153,7 @@ impl Keeper {
         Self {
             config,
             shards: BTreeMap::new(),
+            lowest: BTreeMap::new(),
             entries: 0,
             transfer: super::transfer::Transfer::new(now, seed),
             statistics: KeeperStatistics::default(),
@@ -223,6 +227,7 @@ impl Keeper {
         let ranked = placement.place(view.own.0).is_some_and(|place| place < RANKED);
         if ranked {
             let complete_at = Some(view.now.instant + FILLING_TIME);
+            self.lowest.insert(shard, placement.lowest());
             self.shards.insert(shard, Shard { placement, complete_at, ..Shard::default() });
         }
         ranked
@@ -295,6 +300,7 @@ impl Keeper {
     }
 
     pub(super) fn drop_shard(&mut self, shard: u32) {
+        self.lowest.remove(&shard);
         if let Some(shard) = self.shards.remove(&shard) {
             self.entries -= shard.entries.len();
         }

@@ -252,7 +252,7 @@ impl Publisher {
         key: NameKey,
         entry: v1::Entry,
     ) -> Vec<NameKey> {
-        let placement = keeper.placement(view, shard_of(&key));
+        let placement = keeper.placement(view, shard_of(&key)).into_owned();
         let mut changed = Vec::new();
         for to in placement.keepers() {
             if *to == view.own.0 {

@@ -12,6 +12,7 @@
 //! (anti-entropy), so that whatever was lost, withheld or split comes together again.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
 };
@@ -26,7 +27,7 @@ use crate::{
     identity::{NameKey, NodeId},
     overlay::{
         DATAGRAM_PAYLOAD_BYTES_MAX, MemberEvent,
-        placement::{KEEPERS, Placement},
+        placement::{KEEPERS, Placement, score},
     },
     wire::v1::{self, overlay_message::Kind},
 };
@@ -102,48 +103,45 @@ impl Keeper {
 
     /// The membership changed: some shards have other keepers now.
     pub fn handle_member_event(&mut self, view: &View, event: MemberEvent) {
-        let mut offers = Vec::new();
-        for (shard, state) in &mut self.shards {
-            let before: Option<(usize, Vec<NodeId>)> = match event {
-                MemberEvent::Up(_) => None,
-                MemberEvent::Down(node) => {
-                    let affected = state.placement.is_ranked(*shard, node);
-                    affected.then(|| (0, state.placement.keepers().to_vec()))
-                }
-            };
-            let changed = match event {
-                MemberEvent::Up(node) => state.placement.add(view.table, view.own, *shard, node),
-                MemberEvent::Down(node) => {
-                    state.placement.remove(view.table, view.own, *shard, node)
-                }
-            };
-            if !changed {
-                continue;
-            }
-            let own_place = state.placement.place(view.own.0);
-            let is_keeper = own_place.is_some_and(|place| place < KEEPERS);
-            match (is_keeper, state.surplus_since) {
-                (true, _) => state.surplus_since = None,
-                (false, None) => state.surplus_since = Some(view.now.instant),
-                (false, Some(_)) => {}
-            }
-            let keepers = state.placement.keepers();
-            match (event, before) {
-                (MemberEvent::Up(node), _) if keepers.contains(&node) => {
-                    offers.extend(offer_of(*shard, keepers, view.own.0, &[node]));
-                }
-                (MemberEvent::Down(_), Some((_, old))) => {
-                    let new: Vec<NodeId> =
-                        keepers.iter().copied().filter(|node| !old.contains(node)).collect();
-                    offers.extend(offer_of(*shard, keepers, view.own.0, &new));
-                }
-                _ => {}
-            }
+        let (MemberEvent::Up(node) | MemberEvent::Down(node)) = event;
+        let concerned =
+            self.lowest.iter().filter(|(shard, lowest)| score(node, **shard) >= **lowest);
+        let concerned: Vec<u32> = concerned.map(|(shard, _)| *shard).collect();
+        for shard in concerned {
+            self.rank_again(view, event, shard);
         }
-        if !offers.is_empty() || !self.transfer.to_compare.is_empty() {
-            self.transfer.offers.extend(offers);
+        let waiting = !self.transfer.offers.is_empty() || !self.transfer.to_compare.is_empty();
+        if waiting {
             self.transfer.next_offers.get_or_insert(view.now.instant + OFFER_DELAY);
         }
+    }
+
+    fn rank_again(&mut self, view: &View, event: MemberEvent, shard: u32) {
+        let Some(state) = self.shards.get_mut(&shard) else { return };
+        let before = state.placement.keepers().to_vec();
+        let changed = match event {
+            MemberEvent::Up(node) => state.placement.add(view.table, shard, node),
+            MemberEvent::Down(node) => state.placement.remove(view.table, view.own, shard, node),
+        };
+        if !changed {
+            return;
+        }
+        self.lowest.insert(shard, state.placement.lowest());
+        let own_place = state.placement.place(view.own.0);
+        let is_keeper = own_place.is_some_and(|place| place < KEEPERS);
+        match (is_keeper, state.surplus_since) {
+            (true, _) => state.surplus_since = None,
+            (false, None) => state.surplus_since = Some(view.now.instant),
+            (false, Some(_)) => {}
+        }
+        let keepers = state.placement.keepers();
+        let new: Vec<NodeId> = match event {
+            MemberEvent::Up(node) => keepers.iter().copied().filter(|k| *k == node).collect(),
+            MemberEvent::Down(_) => {
+                keepers.iter().copied().filter(|node| !before.contains(node)).collect()
+            }
+        };
+        self.transfer.offers.extend(offer_of(shard, keepers, view.own.0, &new));
     }
 
     /// Runs whatever is due.
@@ -339,10 +337,10 @@ impl Keeper {
     }
 
     /// The ranking of a shard: kept for the shards held, computed for others.
-    pub fn placement(&self, view: &View, shard: u32) -> Placement {
+    pub fn placement(&self, view: &View, shard: u32) -> Cow<'_, Placement> {
         match self.shards.get(&shard) {
-            Some(state) => state.placement.clone(),
-            None => Placement::rank(view.table, view.own, shard),
+            Some(state) => Cow::Borrowed(&state.placement),
+            None => Cow::Owned(Placement::rank(view.table, view.own, shard)),
         }
     }
 }

@@ -236,6 +236,8 @@ impl Membership {
     pub fn admit(&mut self, now: Instant, super_node: Arc<SuperNode>) -> bool {
         let node = super_node.node;
         let leaving = super_node.leaving;
+        let block = self.table.get(&node).map(|member| member.super_node.block());
+        let has_moved = block.is_some_and(|block| block != super_node.block());
         let before = self.table.insert(now, super_node);
         let was_up = before.is_some_and(|state| state != State::Dead);
         if leaving {
@@ -243,7 +245,7 @@ impl Membership {
             if was_up {
                 self.events.push(MemberEvent::Down(node));
             }
-        } else if !was_up && self.table.is_present(&node) {
+        } else if (!was_up || has_moved) && self.table.is_present(&node) {
             self.events.push(MemberEvent::Up(node));
         }
         true

@@ -51,22 +51,44 @@ pub struct Placement {
     /// The lowest score that is ranked, 0 while there is room: most super nodes that come or go are
     /// below it, and are told from the others without a look at the lists.
     lowest: u64,
-    by_score: Vec<(u64, NodeId)>,
+    by_score: Vec<Scored>,
     ranked: Vec<NodeId>,
+}
+
+/// A super node with its score for the shard, and where it lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Scored {
+    score: u64,
+    node: NodeId,
+    block: AddressBlock,
+}
+
+impl Scored {
+    fn new((node, block): (NodeId, AddressBlock), shard: u32) -> Self {
+        Self { score: score(node, shard), node, block }
+    }
+
+    fn rank(&self) -> (u64, NodeId) {
+        (self.score, self.node)
+    }
 }
 
 impl Placement {
     /// Ranks all present members and this node itself.
     pub fn rank(table: &Table, own: (NodeId, AddressBlock), shard: u32) -> Self {
-        let mut by_score: Vec<(u64, NodeId)> = Vec::with_capacity(RANKED + 1);
-        insert(&mut by_score, (score(own.0, shard), own.0));
-        for member in table.iter() {
-            let node = member.super_node.node;
-            insert(&mut by_score, (score(node, shard), node));
+        let mut by_score: Vec<Scored> = Vec::with_capacity(RANKED + 1);
+        insert(&mut by_score, Scored::new(own, shard));
+        for place in table.iter_places() {
+            insert(&mut by_score, Scored::new(place, shard));
         }
-        let mut placement = Self { lowest: 0, by_score, ranked: Vec::new() };
-        placement.order(table, own);
+        let mut placement = Self { lowest: 0, by_score, ranked: Vec::with_capacity(RANKED) };
+        placement.order();
         placement
+    }
+
+    /// The lowest score that is ranked: whoever is below it does not concern the shard.
+    pub fn lowest(&self) -> u64 {
+        self.lowest
     }
 
     /// The keepers, best first.
@@ -84,18 +106,15 @@ impl Placement {
         self.ranked.iter().position(|other| *other == node)
     }
 
-    /// A super node joined. Returns whether the ranking changed.
-    pub fn add(
-        &mut self,
-        table: &Table,
-        own: (NodeId, AddressBlock),
-        shard: u32,
-        node: NodeId,
-    ) -> bool {
-        let score = score(node, shard);
-        let changed = score >= self.lowest && insert(&mut self.by_score, (score, node));
+    /// A super node joined, or moved to another block. Returns whether the ranking changed.
+    pub fn add(&mut self, table: &Table, shard: u32, node: NodeId) -> bool {
+        let Some(block) = table.get(&node).map(|member| member.super_node.block()) else {
+            return false;
+        };
+        let scored = Scored::new((node, block), shard);
+        let changed = scored.score >= self.lowest && insert(&mut self.by_score, scored);
         if changed {
-            self.order(table, own);
+            self.order();
         }
         changed
     }
@@ -113,7 +132,7 @@ impl Placement {
         if self.by_score.len() < KEEPERS + 2 && table.present() >= self.by_score.len() {
             *self = Self::rank(table, own, shard);
         } else {
-            self.order(table, own);
+            self.order();
         }
         true
     }
@@ -127,22 +146,16 @@ impl Placement {
         if score(node, shard) < self.lowest {
             return None;
         }
-        self.by_score.iter().position(|entry| entry.1 == node)
+        self.by_score.iter().position(|entry| entry.node == node)
     }
 
-    fn order(&mut self, table: &Table, own: (NodeId, AddressBlock)) {
+    fn order(&mut self) {
         let mut blocks: Vec<(AddressBlock, usize)> = Vec::with_capacity(RANKED);
         let mut crowded = Vec::new();
         let is_full = self.by_score.len() >= RANKED;
-        self.lowest = self.by_score.last().filter(|_| is_full).map_or(0, |last| last.0);
+        self.lowest = self.by_score.last().filter(|_| is_full).map_or(0, |last| last.score);
         self.ranked.clear();
-        for (_, node) in &self.by_score {
-            let block = if *node == own.0 {
-                Some(own.1)
-            } else {
-                table.get(node).map(|member| member.super_node.block())
-            };
-            let Some(block) = block else { continue };
+        for &Scored { node, block, .. } in &self.by_score {
             let count = match blocks.iter_mut().find(|entry| entry.0 == block) {
                 Some(entry) => &mut entry.1,
                 None => {
@@ -152,22 +165,24 @@ impl Placement {
             };
             *count += 1;
             if *count <= PER_BLOCK_MAX {
-                self.ranked.push(*node);
+                self.ranked.push(node);
             } else {
-                crowded.push(*node);
+                crowded.push(node);
             }
         }
         self.ranked.append(&mut crowded);
     }
 }
 
-fn insert(by_score: &mut Vec<(u64, NodeId)>, entry: (u64, NodeId)) -> bool {
-    if by_score.len() >= RANKED && by_score.last().is_some_and(|last| *last >= entry) {
+fn insert(by_score: &mut Vec<Scored>, entry: Scored) -> bool {
+    if by_score.len() >= RANKED && by_score.last().is_some_and(|last| last.rank() > entry.rank()) {
         return false;
     }
-    let place = by_score.partition_point(|other| *other > entry);
-    if by_score.get(place) == Some(&entry) {
-        return false;
+    let place = by_score.partition_point(|other| other.rank() > entry.rank());
+    if let Some(same) = by_score.get_mut(place).filter(|other| other.node == entry.node) {
+        let moved = same.block != entry.block;
+        *same = entry;
+        return moved;
     }
     by_score.insert(place, entry);
     by_score.truncate(RANKED);
@@ -182,20 +197,21 @@ mod tests {
     fn the_ranking_is_by_score_and_bounded() {
         let mut by_score = Vec::new();
         for byte in 0..100_u8 {
-            let node = NodeId([byte; 16]);
-            insert(&mut by_score, (score(node, 7), node));
+            insert(&mut by_score, Scored::new((NodeId([byte; 16]), AddressBlock(0)), 7));
         }
         assert_eq!(by_score.len(), RANKED);
-        assert!(by_score.windows(2).all(|pair| pair[0] > pair[1]));
+        assert!(by_score.windows(2).all(|pair| pair[0].rank() > pair[1].rank()));
         let best = (0..100_u8).map(|b| score(NodeId([b; 16]), 7)).max();
-        assert_eq!(Some(by_score[0].0), best);
+        assert_eq!(Some(by_score[0].score), best);
     }
 
     #[test]
-    fn a_node_is_ranked_once() {
+    fn a_node_is_ranked_once_where_it_was_last() {
         let mut by_score = Vec::new();
         let node = NodeId([1; 16]);
-        assert!(insert(&mut by_score, (score(node, 7), node)));
-        assert!(!insert(&mut by_score, (score(node, 7), node)));
+        assert!(insert(&mut by_score, Scored::new((node, AddressBlock(1)), 7)));
+        assert!(!insert(&mut by_score, Scored::new((node, AddressBlock(1)), 7)));
+        assert!(insert(&mut by_score, Scored::new((node, AddressBlock(2)), 7)));
+        assert_eq!(by_score, [Scored::new((node, AddressBlock(2)), 7)]);
     }
 }

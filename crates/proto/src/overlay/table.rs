@@ -23,7 +23,10 @@ use indexmap::IndexMap;
 use rand::Rng;
 use rand_chacha::ChaCha12Rng;
 
-use super::{mix::member_hash, statement::SuperNode};
+use super::{
+    mix::member_hash,
+    statement::{AddressBlock, SuperNode},
+};
 use crate::identity::NodeId;
 
 /// Most members in the table (chosen: twice the size that the design aims at).
@@ -54,6 +57,8 @@ pub struct Member {
     pub since: Instant,
     /// Its load as it told last, in percent of its capacity.
     pub load_percent: u8,
+    /// The block of its address: rankings look at all members, and at nothing else of them.
+    block: AddressBlock,
 }
 
 impl Member {
@@ -144,7 +149,8 @@ impl Table {
         }
         self.unlink(&node);
         let load_percent = self.members.get(&node).map_or(0, |member| member.load_percent);
-        let member = Member { super_node, state: State::Alive, since: now, load_percent };
+        let block = super_node.block();
+        let member = Member { super_node, state: State::Alive, since: now, load_percent, block };
         self.members.insert(node, member);
         self.link(&node);
         before
@@ -179,6 +185,12 @@ impl Table {
     /// All present members.
     pub fn iter(&self) -> impl Iterator<Item = &Member> {
         self.members.values().filter(|member| member.is_present())
+    }
+
+    /// Who all present members are, and in which blocks they lie.
+    pub fn iter_places(&self) -> impl Iterator<Item = (NodeId, AddressBlock)> {
+        let present = self.members.iter().filter(|(_, member)| member.is_present());
+        present.map(|(node, member)| (*node, member.block))
     }
 
     /// A random member for which `wanted` holds, or `None` after a bounded number of tries.
