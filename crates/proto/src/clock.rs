@@ -45,6 +45,23 @@ impl fmt::Display for UnixTime {
     }
 }
 
+/// How far a clock is off, for people: "1 day 2 h behind the network's". `behind_ms` is negative
+/// where it is ahead.
+pub fn describe_offset(behind_ms: i64) -> String {
+    let minutes = (behind_ms.unsigned_abs() + 30_000) / 60_000;
+    let days = minutes / 1440;
+    let parts = [
+        (days, if days == 1 { " day" } else { " days" }),
+        (minutes / 60 % 24, " h"),
+        (minutes % 60, " min"),
+    ];
+    let said = parts.iter().filter(|(count, _)| *count > 0);
+    let said: Vec<String> = said.map(|(count, unit)| format!("{count}{unit}")).collect();
+    let direction = if behind_ms > 0 { "behind" } else { "ahead of" };
+    let said = if said.is_empty() { "less than a minute".to_owned() } else { said.join(" ") };
+    format!("{said} {direction} the network's")
+}
+
 /// One moment on both clocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Now {

@@ -9,7 +9,7 @@ use std::{
 
 use cooee_proto::{
     attachment::{Attachment as Machine, AttemptId, Event, Output, Status, Udp},
-    clock::Now,
+    clock::{Now, describe_offset},
     control::CLOCK_SKEW_MAX,
     host_cache::HostCache,
     wire::v1::{Publish, request},
@@ -223,7 +223,11 @@ impl Driver {
         let by = now.unix.since(theirs).max(theirs.since(now.unix));
         if by > CLOCK_SKEW_MAX && !self.told_of_clock {
             self.told_of_clock = true;
-            tracing::warn!(seconds = by.as_secs(), "this clock and the super node's differ");
+            let behind_ms = theirs.0.cast_signed().saturating_sub(now.unix.0.cast_signed());
+            tracing::warn!(
+                "the clock of this machine is {}: set it, or nobody can call you",
+                describe_offset(behind_ms)
+            );
             self.tell(AttachmentEvent::ClockDiffers { by });
         }
     }

@@ -21,7 +21,7 @@ use super::{
     opaque::{Random, Suite, context},
 };
 use crate::{
-    clock::UnixTime,
+    clock::{UnixTime, describe_offset},
     identity::{
         Certificate, CertificateError, HostPort, NetworkId, NetworkRoot, NodeKey, RevocationList,
         UserName,
@@ -488,11 +488,5 @@ pub fn accepted(response: LoginResponse) -> Result<Answer, ClientError> {
 }
 
 fn clock_wrong(offset_ms: i64) -> String {
-    let minutes = (offset_ms.unsigned_abs() + 30_000) / 60_000;
-    let direction = if offset_ms > 0 { "behind" } else { "ahead of" };
-    let (days, hours, minutes) = (minutes / 1440, minutes / 60 % 24, minutes % 60);
-    format!(
-        "the clock of this machine is {days} days {hours} h {minutes} min {direction} the \
-         network's: set it and try again"
-    )
+    format!("the clock of this machine is {}: set it and try again", describe_offset(offset_ms))
 }
