@@ -11,10 +11,10 @@ use crate::{
     output::Output,
 };
 
-/// A call named by its id, or the only one there is.
+/// A call named by its id, or the only one that what is asked can be done to.
 #[derive(Debug, clap::Args)]
 pub(crate) struct WhichArgs {
-    /// Id of the call or its first letters; not needed when there is only one
+    /// Id of the call or its first letters; not needed when only one is meant (rings, is held, …)
     #[arg(long, value_name = "ID")]
     call: Option<String>,
 }
@@ -51,10 +51,11 @@ pub(crate) async fn transfer(
     output: Output,
 ) -> Result<()> {
     let with = match &arguments.with {
-        Some(start) => Some(find(Some(start), None, client).await?),
+        Some(start) => Some(find("transfer", Some(start), None, client).await?),
         None => None,
     };
-    let id = find(arguments.which.call.as_deref(), with.as_deref(), client).await?;
+    let start = arguments.which.call.as_deref();
+    let id = find("transfer", start, with.as_deref(), client).await?;
     let transfer = Transfer { to: arguments.to, with };
     let answer: Value = client.post(&format!("/v1/calls/{id}/transfer"), &transfer).await?;
     output.result(&answer, "asked the other side; `cooee events` tells how it goes");
@@ -69,7 +70,7 @@ pub(crate) async fn act(
     client: &Client,
     output: Output,
 ) -> Result<()> {
-    let id = find(which.call.as_deref(), None, client).await?;
+    let id = find(action, which.call.as_deref(), None, client).await?;
     let answer: Value = client.post(&format!("/v1/calls/{id}/{action}"), &json!({})).await?;
     output.result(&answer, done);
     Ok(())
@@ -77,7 +78,7 @@ pub(crate) async fn act(
 
 /// Presses keys.
 pub(crate) async fn dtmf(arguments: DtmfArgs, client: &Client, output: Output) -> Result<()> {
-    let id = find(arguments.which.call.as_deref(), None, client).await?;
+    let id = find("dtmf", arguments.which.call.as_deref(), None, client).await?;
     let digits = Digits { digits: arguments.digits };
     let answer: Value = client.post(&format!("/v1/calls/{id}/dtmf"), &digits).await?;
     output.result(&answer, format!("sent {}", digits.digits));
@@ -114,18 +115,39 @@ pub(crate) async fn records(client: &Client, output: Output) -> Result<()> {
     Ok(())
 }
 
-/// The id of the only call that is not `but` and begins with `start`.
-async fn find(start: Option<&str>, but: Option<&str>, client: &Client) -> Result<String> {
+/// The id of the call that `action` is meant for: the one that begins with `start`, or the only one
+/// (without `but`) that it can be done to, or the only one there is.
+async fn find(
+    action: &str,
+    start: Option<&str>,
+    but: Option<&str>,
+    client: &Client,
+) -> Result<String> {
     let calls: Vec<Value> = client.get("/v1/calls").await?;
-    let start = start.unwrap_or_default();
-    let ids: Vec<&str> = calls
-        .iter()
-        .filter_map(|call| call["call"].as_str())
-        .filter(|id| id.starts_with(start) && Some(*id) != but)
-        .collect();
-    match ids[..] {
+    let named = |call: &&Value| {
+        let id = call["call"].as_str().unwrap_or_default();
+        id.starts_with(start.unwrap_or_default()) && Some(id) != but
+    };
+    let mut calls: Vec<&Value> = calls.iter().filter(named).collect();
+    if calls.len() > 1 && calls.iter().any(|call| suits(call, action)) {
+        calls.retain(|call| suits(call, action));
+    }
+    match calls[..] {
         [] => bail!("there is no such call"),
-        [id] => Ok(id.to_owned()),
-        _ => bail!("there are {} calls: name one with --call (see `cooee calls`)", ids.len()),
+        [call] => Ok(call["call"].as_str().unwrap_or_default().to_owned()),
+        _ => bail!("there are {} calls: name one with --call (see `cooee calls`)", calls.len()),
+    }
+}
+
+/// Whether `action` changes anything in this call.
+fn suits(call: &Value, action: &str) -> bool {
+    let is_ringing = call["phase"] == "ringing";
+    match action {
+        "answer" | "decline" => is_ringing,
+        "resume" => call["held_locally"] == true,
+        "mute" | "unmute" | "dtmf" | "transfer" | "hold" => {
+            !is_ringing && call["held_locally"] == false
+        }
+        _ => true,
     }
 }
