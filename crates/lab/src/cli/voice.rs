@@ -17,11 +17,13 @@ use crate::{
 #[command(after_help = "Examples:
   cooee lab voice --quick                                  two minutes: is everything in place?
   cooee lab voice --main --runs 5                          what has targets; about four hours
+  cooee lab voice --main --runs 5 --sentences 2 --rigs 2 --peers rig,cooee,baresip,chromium
+                                                           the same in short; about 35 minutes
   cooee lab voice --peers cooee,chromium --conditions quiet,loss-10
 
 Needs PulseAudio, speech and the other telephones: scripts/install-dependencies voice. The first
 time it makes a Python environment with PESQ, ViSQOL and PLCMOS. Run it on a machine that does
-nothing else, or as root as `chrt --rr 1 cooee lab voice`: then nothing else disturbs the calls.")]
+nothing else: a run in which the rig itself is disturbed is tried again, and left out in the end.")]
 pub struct VoiceArgs {
     /// Networks, with commas between; all by default
     #[arg(long, value_delimiter = ',', value_name = "CONDITION")]

@@ -6,6 +6,10 @@
 //!                                                                                  │
 //!       PESQ, ViSQOL, PLCMOS of each sentence, delay of each 2 s, bytes, CPU ◀─────┘
 //! ```
+//! Each run begins with the rig alone. Where that is worse than [`RIG_PESQ_MIN`] the machine was too
+//! busy to say anything of telephones: it is tried again after a pause, and a run whose rig stays bad
+//! is left out.
+//!
 //! A *cell* is one call of one peer on one condition. Cells are independent: every call is new, and
 //! the link is made bad only when the call is up.
 
@@ -19,10 +23,11 @@ mod score;
 pub(crate) mod usage;
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeSet, VecDeque},
     path::Path,
     sync::{Mutex, PoisonError, mpsc::Sender},
     thread,
+    time::Duration,
 };
 
 use anyhow::{Context, Result};
@@ -45,6 +50,13 @@ use crate::{
     network::Network,
     topology::{Family, Host, LinkConfig, Topology},
 };
+
+/// What the rig itself scores on a machine that keeps up (measured: 4.64).
+const RIG_PESQ_MIN: f64 = 4.6;
+
+/// So often a disturbed rig is tried, with pauses between.
+const RIG_ATTEMPTS: usize = 4;
+const RIG_PAUSE: Duration = Duration::from_secs(15);
 
 /// What to compare.
 #[derive(Debug, Clone)]
@@ -88,14 +100,16 @@ pub fn run(
     let total = jobs.len();
     let jobs = Mutex::new(jobs);
     let scorer = Scorer::start(tools)?;
+    let disturbed = Mutex::new(BTreeSet::new());
     thread::scope(|scope| {
         let (sender, cells) = std::sync::mpsc::channel();
         for index in 0..plan.rigs.clamp(1, total.max(1)) {
             let (jobs, sender) = (&jobs, sender.clone());
+            let (scorer, disturbed) = (&scorer, &disturbed);
             let place = folder.join(format!("rig{index}"));
             scope.spawn(move || {
                 let name = format!("v{index}");
-                let work = Work { tools, program, folder: &place, name: &name };
+                let work = Work { tools, program, folder: &place, name: &name, scorer, disturbed };
                 if let Err(error) = work.run(jobs, &sender, tell) {
                     tell(&format!("rig {index}: {error:#}"));
                 }
@@ -104,7 +118,7 @@ pub fn run(
         drop(sender);
         let mut done = Vec::new();
         for mut cell in cells {
-            if let Some(recording) = cell.recording.clone() {
+            if let Some(recording) = cell.recording.clone().filter(|_| cell.scores.is_none()) {
                 cell.take_scores(scorer.score(&recording));
             }
             done.push(cell);
@@ -121,6 +135,9 @@ struct Work<'a> {
     program: &'a Path,
     folder: &'a Path,
     name: &'a str,
+    scorer: &'a Scorer,
+    /// Runs that say nothing.
+    disturbed: &'a Mutex<BTreeSet<usize>>,
 }
 
 impl Work<'_> {
@@ -146,15 +163,50 @@ impl Work<'_> {
         loop {
             let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
             let Some(job) = job else { return Ok(()) };
+            if self.disturbed.lock().unwrap_or_else(PoisonError::into_inner).contains(&job.run) {
+                let mut cell = Cell::new(job.peer, &job.condition, job.run);
+                cell.problem = Some("left out: the rig was disturbed in this run".to_owned());
+                let _ = cells.send(cell);
+                continue;
+            }
             let nodes = &mut cooee[usize::from(job.peer == Kind::CooeePlain)];
             if matches!(job.peer, Kind::Cooee | Kind::CooeePlain) && nodes.is_none() {
                 *nodes = Some(Cooee::start(&deployment, job.peer == Kind::Cooee)?);
             }
-            let cell = self.cell(&stage, &job, nodes.as_mut());
+            let cell = match job.peer {
+                Kind::Rig => self.rig_cell(&stage, &job, tell),
+                _ => self.cell(&stage, &job, nodes.as_mut()),
+            };
             if let Some(problem) = &cell.problem {
                 tell(&format!("{}: {problem}", cell.title()));
             }
             let _ = cells.send(cell);
+        }
+    }
+
+    /// Measures the rig alone until it is undisturbed.
+    fn rig_cell(&self, stage: &Stage<'_>, job: &Job, tell: &(impl Fn(&str) + Sync)) -> Cell {
+        let mut attempt = 1;
+        loop {
+            let mut cell = self.cell(stage, job, None);
+            if let Some(recording) = &cell.recording {
+                let scores = self.scorer.score(recording);
+                cell.take_scores(scores);
+            }
+            let pesq = cell.scores.as_ref().and_then(score::Scores::pesq).unwrap_or(0.0);
+            if pesq >= RIG_PESQ_MIN {
+                return cell;
+            }
+            let problem = format!("the rig alone has PESQ {pesq:.2}: this machine is too busy");
+            tell(&format!("run {}, attempt {attempt}: {problem}", job.run + 1));
+            if attempt == RIG_ATTEMPTS {
+                self.disturbed.lock().unwrap_or_else(PoisonError::into_inner).insert(job.run);
+                let mut nothing = Cell::new(job.peer, &job.condition, job.run);
+                nothing.problem = Some(problem);
+                return nothing;
+            }
+            attempt += 1;
+            thread::sleep(RIG_PAUSE);
         }
     }
 

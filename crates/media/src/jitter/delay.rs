@@ -8,7 +8,9 @@
 //! lateness forget with time constants of about 4 s and 10 s. Each asks for the delay `d` that
 //! minimises `d + COST · P(lateness > d)`: a delay is paid for every millisecond, a missed frame
 //! once. The target rises at once to the larger of the two and falls by [`FALL_MS_PER_S`] at most:
-//! every change of delay is itself heard, so what was needed lately is kept a while.
+//! every change of delay is itself heard, so what was needed lately is kept a while. Only a queue
+//! that stood and is gone (a call that began too fast for its path) is forgotten at once: it left
+//! a high target, far above all lateness of the last [`RECENT_MS`].
 //!
 //! Times are milliseconds as `f64`: exact to a microsecond for millennia.
 
@@ -34,6 +36,13 @@ const LOSS_COST_SHORT_MS: f64 = 1_200.0;
 const FALL_MS_PER_S: f64 = 2.0;
 const FALL_SHARE_PER_S: f64 = 0.1;
 const HIGH_MS: f64 = 100.0;
+
+/// A target above this, and so many times the greatest lateness of the last [`RECENT_MS`], is due to
+/// a queue that is gone; it falls by [`FORGET_MS_PER_S`]. Chosen: loss, repaired late, asks for less.
+const FORGET_ABOVE_MS: f64 = 300.0;
+const FORGET_FACTOR: f64 = 2.5;
+const RECENT_MS: f64 = 3_000.0;
+const FORGET_MS_PER_S: f64 = 150.0;
 
 /// The least of a stream over a sliding window of time, kept in [`BASE_BUCKETS`] buckets.
 #[derive(Clone, Debug)]
@@ -128,6 +137,10 @@ pub struct DelayEstimator {
     base: WindowedMinimum,
     short: Histogram,
     long: Histogram,
+    /// The greatest lateness of late, negated.
+    recent: WindowedMinimum,
+    now_ms: f64,
+    forgetting: bool,
     target_ms: f64,
     arrivals: u64,
     jitter_ms: f64,
@@ -140,6 +153,9 @@ impl Default for DelayEstimator {
             base: WindowedMinimum::new(BASE_WINDOW_MS),
             short: Histogram::new(4_000.0, LOSS_COST_SHORT_MS),
             long: Histogram::new(10_000.0, LOSS_COST_LONG_MS),
+            recent: WindowedMinimum::new(RECENT_MS),
+            now_ms: 0.0,
+            forgetting: false,
             target_ms: 0.0,
             arrivals: 0,
             jitter_ms: 0.0,
@@ -154,6 +170,8 @@ impl DelayEstimator {
         self.base = WindowedMinimum::new(BASE_WINDOW_MS);
         self.short.clear();
         self.long.clear();
+        self.recent = WindowedMinimum::new(RECENT_MS);
+        self.forgetting = false;
         self.target_ms = 0.0;
         self.arrivals = 0;
         self.jitter_ms = 0.0;
@@ -162,6 +180,7 @@ impl DelayEstimator {
 
     /// A packet arrived in its own right: moves the base and the jitter, and counts as playable.
     pub fn arrived(&mut self, now_ms: f64, transit_ms: f64, frame_ms: f64) {
+        self.now_ms = now_ms;
         self.base.add(now_ms, transit_ms - frame_ms);
         if let Some(last) = self.last_transit_ms.replace(transit_ms) {
             // RFC 3550 section 6.4.1.
@@ -174,13 +193,29 @@ impl DelayEstimator {
     pub fn playable(&mut self, transit_ms: f64, frame_ms: f64) {
         self.arrivals += 1;
         let lateness_ms = transit_ms - self.base.get();
+        self.recent.add(self.now_ms, -lateness_ms);
+        self.forget_queue();
         self.short.add(lateness_ms, frame_ms);
         self.long.add(lateness_ms, frame_ms);
         let wanted_ms = self.short.target_ms().max(self.long.target_ms());
         let high_ms = (self.target_ms - HIGH_MS).max(0.0);
-        let fall_ms_per_s = FALL_MS_PER_S + FALL_SHARE_PER_S * high_ms;
+        let fall_ms_per_s = match self.forgetting {
+            true => FORGET_MS_PER_S,
+            false => FALL_MS_PER_S + FALL_SHARE_PER_S * high_ms,
+        };
         let fallen_ms = self.target_ms - fall_ms_per_s * frame_ms / 1e3;
+        self.forgetting &= fallen_ms > wanted_ms;
         self.target_ms = wanted_ms.max(fallen_ms);
+    }
+
+    fn forget_queue(&mut self) {
+        let greatest_ms = -self.recent.get();
+        let gone = self.target_ms > FORGET_ABOVE_MS.max(FORGET_FACTOR * greatest_ms);
+        if gone && !self.forgetting {
+            self.forgetting = true;
+            self.short.clear();
+            self.long.clear();
+        }
     }
 
     /// The delay above the base to aim at.
@@ -256,6 +291,20 @@ mod tests {
             delay.arrived(f64::from(packet) * 10.0, 40.0 + late, 10.0);
             assert!(delay.target_ms() < 100.0);
         }
+    }
+
+    #[test]
+    fn a_queue_that_is_gone_is_forgotten_within_seconds() {
+        let mut delay = DelayEstimator::default();
+        for packet in 0..400 {
+            let queue = if packet < 40 { 500.0_f64 } else { 0.0 };
+            delay.arrived(
+                f64::from(packet) * 20.0,
+                40.0 + queue.min(f64::from(packet) * 20.0),
+                20.0,
+            );
+        }
+        assert!(delay.target_ms() < 40.0, "{}", delay.target_ms());
     }
 
     #[test]

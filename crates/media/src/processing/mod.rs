@@ -28,6 +28,10 @@ type Block = [f32; BLOCK_SAMPLES];
 /// Corner of the filter that takes a constant offset out, as a share of the sample it keeps: 8 Hz.
 const OFFSET_KEPT: f32 = 0.998_95;
 
+/// Delay of the canceller and of the suppressor, in ms (measured by correlation).
+const ECHO_DELAY_MS: f32 = 9.0;
+const NOISE_DELAY_MS: f32 = 9.7;
+
 /// Which parts run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ProcessingConfig {
@@ -156,6 +160,13 @@ impl Processor {
         if let Some(echo) = &mut self.echo {
             echo.set_device_delay_ms(delay_ms);
         }
+    }
+
+    /// By so much what comes out lags what was captured, in ms; collecting a block is not counted.
+    pub fn delay_ms(&self) -> f32 {
+        let echo_ms = if self.echo.is_some() { ECHO_DELAY_MS } else { 0.0 };
+        let noise_ms = if self.suppresses_noise() { NOISE_DELAY_MS } else { 0.0 };
+        echo_ms + noise_ms
     }
 
     /// Whether noise is being suppressed at present.

@@ -127,6 +127,7 @@ impl RateControl {
         statistics.round_trip_ms = self.path.round_trip_ms();
         statistics.queueing_ms = self.path.queueing_ms();
         statistics.remote_playout_delay_ms = self.path.playout_delay_ms();
+        statistics.remote_capture_delay_ms = self.path.capture_delay_ms();
         statistics.wire_bits_per_s = self.path.rate() as u32;
     }
 }

@@ -17,6 +17,13 @@ const SENT: usize = 256;
 /// to three packets; a user notices from about 100 ms on.
 const STANDING_MS: f64 = 25.0;
 
+/// On slow paths a packet alone takes longer than that: there the time of this many bits counts.
+const STANDING_BITS: f64 = 600.0;
+
+/// A queue of at least this many ms all through a window kept the path busy: what got through then
+/// is what the path can carry.
+const BUSY_MS: f64 = 15.0;
+
 /// Jitter lifts even the least delay of a window. What counts as standing is higher by this many
 /// mean deviations of the delay from its own trend; a queue without jitter has next to none.
 const STANDING_DEVIATIONS: f64 = 2.0;
@@ -42,11 +49,15 @@ const DECREASE: f64 = 0.93;
 const DRAIN: f64 = 0.75;
 const DRAIN_MAX: Duration = Duration::from_secs(3);
 
+/// Mean queueing delay, in ms, up to which a probe's queue drains by so little less.
+const SMALL_MS: f64 = 100.0;
+const DRAIN_SMALL: f64 = 0.95;
+
 /// Growth per second while the queue is clear: where the path was never full, where it once was,
 /// and there below [`LOW`].
 const INCREASE_PER_S_START: f64 = 1.5;
 const INCREASE_PER_S: f64 = 1.08;
-const INCREASE_PER_S_LOW: f64 = 1.03;
+const INCREASE_PER_S_LOW: f64 = 1.015;
 
 /// Bit/s below which more than was proven is tried with care: there a queue is deep at once.
 const LOW: f64 = 16_000.0;
@@ -56,6 +67,9 @@ const LOW: f64 = 16_000.0;
 const FILL: f64 = 0.98;
 const PROBE_AFTER: Duration = Duration::from_secs(8);
 const PROBE_AFTER_MAX: Duration = Duration::from_secs(64);
+
+/// So many times longer below [`LOW`]: there a probe moves the playout delay, which is heard.
+const PATIENCE_LOW: u32 = 8;
 
 /// Rates this near each other, as shares, are the same.
 const SAME: core::ops::Range<f64> = 0.85..1.18;
@@ -137,17 +151,23 @@ impl Window {
         })
     }
 
-    fn standing_ms(&self, foreign_ms: f64) -> f64 {
-        STANDING_MS + STANDING_DEVIATIONS * self.deviation_ms + foreign_ms
+    /// Least delay from which the queue counts as standing, at `rate` bit/s.
+    fn standing_ms(&self, foreign_ms: f64, rate: f64) -> f64 {
+        let least_ms = STANDING_MS.max(STANDING_BITS * 1e3 / rate);
+        least_ms + STANDING_DEVIATIONS * self.deviation_ms + foreign_ms
     }
 
-    fn is_clear(&self, foreign_ms: f64) -> bool {
-        self.least_ms < foreign_ms + self.standing_ms(0.0) * CLEAR_SHARE
+    fn is_clear(&self, foreign_ms: f64, rate: f64) -> bool {
+        self.least_ms < foreign_ms + self.standing_ms(0.0, rate) * CLEAR_SHARE
     }
 
-    fn is_congested(&self, foreign_ms: f64) -> bool {
+    fn is_saturated(&self) -> bool {
+        self.least_ms >= QUEUEING_MS_MAX
+    }
+
+    fn is_congested(&self, foreign_ms: f64, rate: f64) -> bool {
         // A queue that grows fast needs no window's time to be known, nor one that drops.
-        let standing_ms = self.standing_ms(foreign_ms);
+        let standing_ms = self.standing_ms(foreign_ms, rate);
         let growing = self.slope > 0.15 && self.mean_ms > standing_ms;
         self.least_ms > standing_ms || (self.lost > 0.08 && growing)
     }
@@ -164,6 +184,7 @@ pub(super) struct PathEstimator {
     probe_after: Duration,
     probe_at: Option<Instant>,
     drain_until: Option<Instant>,
+    drain: f64,
     last_sent: Option<Instant>,
     silent_since: Option<Instant>,
     told: Box<[Told; WINDOW_PACKETS]>,
@@ -186,6 +207,7 @@ pub(super) struct PathEstimator {
     lowered_at_ms: Option<f64>,
     missed: f64,
     playout_delay_ms: f64,
+    capture_delay_ms: f64,
 }
 
 impl PathEstimator {
@@ -199,6 +221,7 @@ impl PathEstimator {
             probe_after: PROBE_AFTER,
             probe_at: None,
             drain_until: None,
+            drain: DRAIN,
             last_sent: None,
             silent_since: None,
             told: Box::new([Told::default(); WINDOW_PACKETS]),
@@ -219,6 +242,7 @@ impl PathEstimator {
             lowered_at_ms: None,
             missed: 0.0,
             playout_delay_ms: 0.0,
+            capture_delay_ms: 0.0,
         }
     }
 
@@ -245,6 +269,7 @@ impl PathEstimator {
     pub(super) fn handle_feedback(&mut self, now: Instant, feedback: &Feedback, using: f64) {
         self.missed = f64::from(feedback.missed) / 255.0;
         self.playout_delay_ms = f64::from(feedback.playout_delay_ms);
+        self.capture_delay_ms = f64::from(feedback.capture_delay_ms);
         if let Some((sent, _)) = self.find(feedback.newest_sequence) {
             let all_ms = now.saturating_duration_since(sent).as_secs_f64() * 1e3;
             let sample_ms = (all_ms - f64::from(feedback.hold_ms)).max(0.0);
@@ -295,14 +320,18 @@ impl PathEstimator {
 
     fn adapt(&mut self, now: Instant, window: Window, seconds: f64, using: f64) {
         let held = self.hold_until.is_some_and(|until| now < until);
-        self.congested = window.is_congested(self.foreign_ms);
+        // Trying more than was proven ends at the first sign of a queue.
+        let full = self.capacity.is_some_and(|capacity| self.rate > capacity);
+        self.congested = window.is_congested(self.foreign_ms, self.rate)
+            || (full && !window.is_clear(self.foreign_ms, self.rate) && window.slope > 0.0);
+        self.learn_capacity(window);
         if self.congested {
             if !held {
                 self.decrease(now, window);
             }
         } else {
             self.lowered_at_ms = None;
-            if window.is_clear(self.foreign_ms) {
+            if window.is_clear(self.foreign_ms, self.rate) {
                 self.drain_until = None;
                 // Growing beyond what is used proves nothing about the path.
                 if !held && self.rate < using * 1.3 + 4_000.0 {
@@ -313,6 +342,14 @@ impl PathEstimator {
         self.foreign_ms *= FOREIGN_KEPT_PER_S.powf(seconds);
         self.rate = self.rate.clamp(RATE_MIN, RATE_MAX);
         self.drain_until = self.drain_until.filter(|until| now < *until);
+    }
+
+    /// While a queue drains the path is busy and what gets through is all that it can carry.
+    fn learn_capacity(&mut self, window: Window) {
+        let busy = window.least_ms > BUSY_MS + self.foreign_ms && !window.is_saturated();
+        if let (Some(capacity), true, true) = (self.capacity, busy, self.lowered_at_ms.is_some()) {
+            self.capacity = Some(capacity.max(window.through));
+        }
     }
 
     fn grow(&mut self, now: Instant, seconds: f64) {
@@ -335,10 +372,9 @@ impl PathEstimator {
         self.hold_until = now.checked_add(Duration::from_secs_f64(wait_ms / 1e3));
         let draining = window.slope < -0.05
             || self.lowered_at_ms.is_some_and(|before_ms| window.mean_ms < 0.8 * before_ms);
-        let saturated = window.least_ms >= QUEUEING_MS_MAX;
         match self.lowered_at_ms {
             Some(_) if draining => {}
-            Some(_) if !saturated => {
+            Some(_) if !window.is_saturated() => {
                 // Sending less changed nothing: jitter, or somebody else's queue.
                 self.foreign_ms = 1.25 * window.least_ms;
                 self.lowered_at_ms = None;
@@ -352,10 +388,20 @@ impl PathEstimator {
                     true => (self.probe_after * 2).min(PROBE_AFTER_MAX),
                     false => PROBE_AFTER,
                 };
-                self.probe_at = now.checked_add(self.probe_after);
-                self.capacity = Some(window.through);
+                let patience = if self.rate < LOW { PATIENCE_LOW } else { 1 };
+                self.probe_at = now.checked_add(self.probe_after * patience);
+                // Delays beyond what a report can tell hide how fast the queue empties: then what
+                // was sent is all that is known, and what was known before is worth more.
+                let through = match self.capacity {
+                    Some(capacity) if window.is_saturated() => capacity,
+                    _ => window.through,
+                };
+                // A probe's small queue is gone soon, without that being heard.
+                let small = as_before && window.mean_ms < SMALL_MS + self.foreign_ms;
+                self.capacity = Some(through);
                 self.rate = self.rate.min(window.through * DECREASE);
                 self.drain_until = now.checked_add(DRAIN_MAX);
+                self.drain = if small { DRAIN_SMALL } else { DRAIN };
                 if window.lost > 0.05 {
                     // The queue dropped them: no reason for redundancy.
                     (self.loss, self.loss_known, self.bursts, self.lost) = (0.0, 0.0, 0.0, 0.0);
@@ -391,7 +437,7 @@ impl PathEstimator {
 
     /// Bit/s on the wire, headers included.
     pub(super) fn rate(&self) -> f64 {
-        let drain = if self.drain_until.is_some() { DRAIN } else { 1.0 };
+        let drain = if self.drain_until.is_some() { self.drain } else { 1.0 };
         (self.rate * drain).max(RATE_MIN)
     }
 
@@ -408,6 +454,11 @@ impl PathEstimator {
     /// Share of frames missed in spite of redundancy.
     pub(super) fn missed(&self) -> f64 {
         self.missed
+    }
+
+    /// The other side's delay from mouth to packet in ms; 0 is unknown.
+    pub(super) fn capture_delay_ms(&self) -> f64 {
+        self.capture_delay_ms
     }
 
     /// The other side's playout delay in ms.

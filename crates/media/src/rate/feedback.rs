@@ -10,9 +10,11 @@
 //! +---------------+---------------+-------------------------------+
 //! | one byte per packet, oldest first, the last is the newest:    |
 //! | 255 = not arrived, else queueing delay in ms, 254 = or more   |
-//! +---------------------------------------------------------------+
+//! +---------------+-----------------------------------------------+
+//! | capture (ms)  |
+//! +---------------+
 //! ```
-//! At most 40 bytes. The sender knows when it sent each packet, so the newest sequence number and
+//! At most 41 bytes; the last may be missing. The sender knows when it sent each packet, so the newest sequence number and
 //! the hold time (from its arrival until this report left) give the round trip; queueing delay is
 //! transit above the least of the last 10 s.
 
@@ -20,7 +22,7 @@
 pub const REPORTED_MAX: usize = 32;
 
 /// Bytes of one report at most.
-pub const FEEDBACK_BYTES_MAX: usize = HEADER_BYTES + REPORTED_MAX;
+pub const FEEDBACK_BYTES_MAX: usize = HEADER_BYTES + REPORTED_MAX + 1;
 
 const HEADER_BYTES: usize = 8;
 const VERSION: u8 = 1;
@@ -48,6 +50,9 @@ pub struct Feedback {
     pub missed: u8,
     /// From the capture of a sample to its playing, without the path, in ms.
     pub playout_delay_ms: u16,
+    /// From the mouth of the side that reports until its packets leave, their own length not counted:
+    /// microphone, processing and look-ahead, in ms; 0 is unknown.
+    pub capture_delay_ms: u8,
     count: u8,
     queueing_ms: [u8; REPORTED_MAX],
 }
@@ -60,6 +65,7 @@ impl Feedback {
             hold_ms: 0,
             missed: 0,
             playout_delay_ms: 0,
+            capture_delay_ms: 0,
             count: 0,
             queueing_ms: [NOT_ARRIVED; REPORTED_MAX],
         }
@@ -89,8 +95,10 @@ impl Feedback {
         to[4] = self.hold_ms;
         to[5] = self.missed;
         to[6..8].copy_from_slice(&self.playout_delay_ms.to_be_bytes());
-        to[HEADER_BYTES..].copy_from_slice(&self.queueing_ms);
-        HEADER_BYTES + usize::from(self.count)
+        let end = HEADER_BYTES + usize::from(self.count);
+        to[HEADER_BYTES..end].copy_from_slice(&self.queueing_ms[..usize::from(self.count)]);
+        to[end] = self.capture_delay_ms;
+        end + 1
     }
 
     /// Reads a report.
@@ -110,6 +118,7 @@ impl Feedback {
         feedback.hold_ms = head[4];
         feedback.missed = head[5];
         feedback.playout_delay_ms = u16::from_be_bytes([head[6], head[7]]);
+        feedback.capture_delay_ms = rest.get(count).copied().unwrap_or(0);
         feedback.count = head[1];
         feedback.queueing_ms[..count].copy_from_slice(packets);
         Ok(feedback)
@@ -126,16 +135,19 @@ mod tests {
         feedback.hold_ms = 7;
         feedback.missed = 3;
         feedback.playout_delay_ms = 300;
+        feedback.capture_delay_ms = 21;
         for packet in 0..20 {
             feedback.push((packet % 4 != 0).then_some(f64::from(packet) * 20.0));
         }
         let mut bytes = [0; FEEDBACK_BYTES_MAX];
         let length = feedback.encode(&mut bytes);
-        assert_eq!(length, 28);
+        assert_eq!(length, 29);
         assert_eq!(Feedback::decode(&bytes[..length]), Ok(feedback));
-        for cut in 0..length {
+        for cut in 0..length - 1 {
             assert!(Feedback::decode(&bytes[..cut]).is_err());
         }
+        let older = Feedback { capture_delay_ms: 0, ..feedback };
+        assert_eq!(Feedback::decode(&bytes[..length - 1]), Ok(older));
         let packets: Vec<_> = feedback.packets().collect();
         assert_eq!(packets[0], (65_518, None));
         assert_eq!(packets[19], (1, Some(254)));

@@ -28,6 +28,8 @@ const FRESH: Duration = Duration::from_millis(2_000);
 const DUPLICATION: Duration = Duration::from_millis(500);
 /// On how many other paths, each by another local way if possible.
 const COPIES_MAX: usize = 4;
+/// Voice packets this far apart are those of a slow path (chosen: 80 ms of sound and more).
+const SLOW_SPACING: Duration = Duration::from_millis(75);
 /// The peer heard nothing of flowing voice for so long: worse than jitter (chosen).
 const UNHEARD_MIN: Duration = Duration::from_millis(150);
 /// Nothing heard for so long, on any path: say so.
@@ -52,6 +54,8 @@ pub(super) struct Liveness {
     voice_heard_at: Option<Instant>,
     voice_spacing: Duration,
     voice_sent_at: Option<Instant>,
+    /// Usual time between voice packets sent.
+    voice_sent_spacing: Duration,
     peer_next: Duration,
     suspect_since: Option<Instant>,
     deaf_told: bool,
@@ -73,6 +77,7 @@ impl Liveness {
             voice_heard_at: None,
             voice_spacing: Duration::from_millis(20),
             voice_sent_at: None,
+            voice_sent_spacing: Duration::from_millis(20),
             peer_next: WARM_INTERVAL,
             suspect_since: None,
             deaf_told: false,
@@ -84,7 +89,15 @@ impl Liveness {
     }
 
     pub(super) fn note_voice_sent(&mut self, now: Instant) {
-        self.voice_sent_at = Some(now);
+        if let Some(last) = self.voice_sent_at.replace(now) {
+            let spacing = now.saturating_duration_since(last).min(SLOW_SPACING * 4);
+            self.voice_sent_spacing = (self.voice_sent_spacing * 7 + spacing) / 8;
+        }
+    }
+
+    /// Voice leaves in long packets: the path is slow, and each report on it is felt.
+    pub(super) fn is_slow(&self, now: Instant) -> bool {
+        self.is_sending_voice(now) && self.voice_sent_spacing >= SLOW_SPACING
     }
 
     pub(super) fn note_direct_tried(&mut self, now: Instant) {
@@ -269,7 +282,7 @@ impl MediaSession {
         let Some(path) = self.paths.get(media) else { return };
         let interval = if self.liveness.hold { HOLD_INTERVAL } else { self.config.report_interval };
         let limit = if self.liveness.is_sending_voice(now) {
-            UNHEARD_MIN
+            UNHEARD_MIN.max(self.liveness.voice_sent_spacing * 4)
         } else {
             interval * 2 + Duration::from_millis(300)
         };

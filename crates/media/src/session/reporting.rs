@@ -106,11 +106,15 @@ impl MediaSession {
             let useful = number == liveness.media || number == liveness.warm || fresh;
             if useful { TROUBLE_INTERVAL } else { TROUBLE_INTERVAL * 5 }
         } else if number == liveness.media {
-            if liveness.hold { HOLD_INTERVAL } else { self.config.report_interval }
+            match (liveness.hold, liveness.is_slow(now)) {
+                (true, _) => HOLD_INTERVAL,
+                (false, true) => self.config.report_interval * 2,
+                (false, false) => self.config.report_interval,
+            }
         } else if liveness.hold {
             if fresh { HOLD_INTERVAL * 3 } else { IDLE_RETRY_INTERVAL }
         } else if number == liveness.warm {
-            WARM_INTERVAL
+            if liveness.is_slow(now) { WARM_INTERVAL * 4 } else { WARM_INTERVAL }
         } else if fresh {
             if path.confirmations < 3 { TROUBLE_INTERVAL * 2 } else { OTHER_INTERVAL }
         } else if path.attempts < 6 {

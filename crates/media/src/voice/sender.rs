@@ -24,6 +24,10 @@ const PRIMING_SAMPLES: usize = 960;
 /// Change of loss, in percent, from which the encoder is told.
 const LOSS_STEP_PERCENT: u8 = 4;
 
+/// Below this rate of the codec, 8 kHz are asked for. libopus itself codes at most 6 kHz below
+/// 8 kbit/s and 4 kHz below 7 kbit/s, counted in what one of its frames may be long at most.
+const WIDE_BITS_PER_S_MAX: u32 = 12_000;
+
 /// Turns sound into packets.
 pub struct VoiceSender {
     config: VoiceConfig,
@@ -129,14 +133,18 @@ impl VoiceSender {
     pub fn statistics(&self) -> SenderStatistics {
         let mut statistics = self.statistics;
         self.rate.report(&mut statistics);
-        let look_ahead_ms = match self.point.application {
-            Application::LowDelay => 2.5,
-            Application::Voip | Application::Audio => 6.5,
-        };
         statistics.mouth_to_ear_ms = statistics.round_trip_ms.map(|round_trip_ms| {
-            look_ahead_ms + round_trip_ms / 2.0 + statistics.remote_playout_delay_ms
+            self.look_ahead_ms() + round_trip_ms / 2.0 + statistics.remote_playout_delay_ms
         });
         statistics
+    }
+
+    /// By so much the encoder's sound lags what it is given, in ms.
+    pub fn look_ahead_ms(&self) -> f64 {
+        match self.point.application {
+            Application::LowDelay => 2.5,
+            Application::Voip | Application::Audio => 6.5,
+        }
     }
 
     fn encoder(&mut self) -> &mut OpusEncoder {
@@ -234,6 +242,8 @@ impl VoiceSender {
         encoder.set_expected_loss(uncovered)?;
         encoder.set_bandwidth(match point.application {
             Application::LowDelay if point.codec_bits_per_s >= 28_000 => Some(Bandwidth::Full),
+            // The encoder's own choice would stay at 4 kHz when the rate rises again.
+            _ if point.codec_bits_per_s < WIDE_BITS_PER_S_MAX => Some(Bandwidth::Wide),
             _ => None,
         })
     }

@@ -114,6 +114,7 @@ pub struct CallPath {
     processor: Option<Processor>,
     echo: Option<Echo>,
     publish_at: Option<Instant>,
+    microphone_ms: f32,
 }
 
 /// What happens to captured sound once it is clean.
@@ -146,8 +147,16 @@ impl CallPath {
             processor: sound.processing.map(Processor::new),
             echo: sound.echo.map(Echo::new),
             publish_at: None,
+            microphone_ms: 0.0,
         };
         Ok((path, controls))
+    }
+
+    /// From the mouth until a packet's last sample is encoded.
+    fn capture_delay_ms(&self) -> u8 {
+        let processing_ms = self.processor.as_ref().map_or(0.0, Processor::delay_ms);
+        let ms = self.microphone_ms + processing_ms + self.mouth.sender.look_ahead_ms() as f32;
+        ms.round().clamp(1.0, 255.0) as u8
     }
 
     fn statistics(&self) -> VoiceStatistics {
@@ -211,8 +220,13 @@ impl SoundPath for CallPath {
         }
     }
 
+    fn set_microphone_delay(&mut self, ms: f32) {
+        self.microphone_ms = ms;
+    }
+
     fn finish(&mut self, now: Instant) {
-        if let Some(feedback) = self.receiver.poll_feedback(now) {
+        if let Some(mut feedback) = self.receiver.poll_feedback(now) {
+            feedback.capture_delay_ms = self.capture_delay_ms();
             self.mouth.link.send(VoiceMessage::Feedback(feedback));
         }
         self.mouth.link.wake();

@@ -19,15 +19,15 @@ use rustix::{
 };
 
 use super::{
-    AudioEvent,
     clock::{AudioClock, BLOCK_SAMPLES, MonotonicNs, samples_to_ns, thread_cpu_ns},
     headless::{PacedMicrophone, PacedSpeaker, SpeakerDue},
-    leg::Shared,
     path::SoundPath,
     priority,
     pulse::PulseSession,
     recorder::Recorder,
+    shared::Shared,
     sources::Source,
+    statistics::AudioEvent,
 };
 
 /// The loop looks for a stop at least this often.
@@ -240,13 +240,15 @@ impl<P: SoundPath> Engine<P> {
         debug_assert!(matches!(result, Ok(_) | Err(Errno::INTR)), "{result:?}");
     }
 
-    fn publish(&self, running_ns: u64) {
+    fn publish(&mut self, running_ns: u64) {
         self.shared.cpu_ns.store(thread_cpu_ns(), Ordering::Relaxed);
         self.shared.running_ns.store(running_ns, Ordering::Relaxed);
-        if let Some(pulse) = &self.pulse
-            && let Ok(mut devices) = self.shared.devices.try_lock()
-        {
-            *devices = pulse.statistics();
+        if let Some(pulse) = &self.pulse {
+            let statistics = pulse.statistics();
+            self.path.set_microphone_delay(statistics.microphone_latency_ms.unwrap_or(0.0));
+            if let Ok(mut devices) = self.shared.devices.try_lock() {
+                *devices = statistics;
+            }
         }
         let failed = |r: &Option<Recorder>| r.as_ref().is_some_and(Recorder::has_failed);
         if failed(&self.microphone.recording) || failed(&self.speaker.recording) {

@@ -2,14 +2,10 @@
 
 use std::{
     path::PathBuf,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
-    },
+    sync::{Arc, PoisonError, atomic::Ordering},
     thread::{self, JoinHandle},
 };
 
-use serde::Serialize;
 use tokio::sync::mpsc;
 
 use super::{
@@ -20,8 +16,10 @@ use super::{
     priority::{RaisedProcess, ThreadRank},
     pulse::PulseSession,
     recorder::Recorder,
+    shared::Shared,
     sources::Source,
     spec::{MicrophoneSpec, SpeakerSpec},
+    statistics::{AudioEvent, AudioStatistics},
 };
 
 /// Events waiting for the node at most; further ones are dropped.
@@ -36,119 +34,6 @@ pub struct AudioConfig {
     pub speaker: SpeakerSpec,
     /// Also record what a headless microphone says, with a time base, to measure against.
     pub mouth_recording: Option<PathBuf>,
-}
-
-/// Something about the devices that a person wants to know.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case", tag = "event")]
-pub enum AudioEvent {
-    /// The microphone in use; `None`: there is none, silence is sent.
-    MicrophoneChanged {
-        /// Name of the sound server's source.
-        device: Option<String>,
-    },
-    /// The speaker in use; `None`: there is none.
-    SpeakerChanged {
-        /// Name of the sound server's sink.
-        device: Option<String>,
-    },
-    /// The sound server has gone; the call goes on in silence until it returns.
-    SoundServerLost {
-        /// What the socket said.
-        reason: String,
-    },
-    /// The sound server is back.
-    SoundServerReturned,
-    /// What is spoken or heard is no longer recorded; the call goes on.
-    RecordingFailed {
-        /// What a person should know.
-        message: String,
-    },
-}
-
-/// Figures of the sound server's streams.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct DeviceStatistics {
-    /// Source in use.
-    pub microphone: Option<String>,
-    /// Age of captured sound when it arrives here, milliseconds.
-    pub microphone_latency_ms: Option<f32>,
-    /// Times captured sound was dropped because this thread was late.
-    pub microphone_overruns: u64,
-    /// Sink in use.
-    pub speaker: Option<String>,
-    /// Time from here until heard, milliseconds.
-    pub speaker_latency_ms: Option<f32>,
-    /// The playback buffer asked for, milliseconds; grows with under-runs.
-    pub speaker_buffer_ms: Option<f32>,
-    /// Times the speaker had nothing to play.
-    pub speaker_underruns: u64,
-}
-
-/// Figures of a leg's sound.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct AudioStatistics {
-    /// The audio thread's priority.
-    pub priority: ThreadRank,
-    /// The nice value the process was raised to for the call, if it could be.
-    pub process_nice: Option<i32>,
-    /// The sound server's streams.
-    pub devices: DeviceStatistics,
-    /// Loudest captured sample of the last blocks, dB below full scale.
-    pub microphone_level_dbfs: f32,
-    /// Loudest played sample of the last blocks, dB below full scale.
-    pub speaker_level_dbfs: f32,
-    /// Times a headless speaker had nothing to play.
-    pub speaker_gaps: u64,
-    /// How long before being heard a headless speaker fetches its sound, milliseconds.
-    pub headless_buffer_ms: f32,
-    /// Headless microphone sound lost to stalls, milliseconds.
-    pub microphone_lost_ms: f32,
-    /// A recording could not be written (full disk).
-    pub recording_failed: bool,
-    /// Processor time of the audio thread, voice engine included, percent of one core.
-    pub cpu_percent: f32,
-}
-
-/// What handle and audio thread share: atomics, and one lock that only the handle waits for.
-#[derive(Default)]
-pub(super) struct Shared {
-    pub(super) stop: AtomicBool,
-    pub(super) devices: Mutex<DeviceStatistics>,
-    pub(super) microphone_level: Level,
-    pub(super) speaker_level: Level,
-    pub(super) speaker_gaps: AtomicU64,
-    pub(super) paced_buffer_ns: AtomicU64,
-    pub(super) microphone_lost_ns: AtomicU64,
-    pub(super) recording_failed: AtomicBool,
-    pub(super) cpu_ns: AtomicU64,
-    pub(super) running_ns: AtomicU64,
-    rank: Mutex<Option<ThreadRank>>,
-}
-
-impl Shared {
-    pub(super) fn set_rank(&self, rank: ThreadRank) {
-        *self.rank.lock().unwrap_or_else(PoisonError::into_inner) = Some(rank);
-    }
-}
-
-/// Peak meter that decays, readable from another thread.
-#[derive(Default)]
-pub(super) struct Level(AtomicU32);
-
-impl Level {
-    /// Falls by 20 dB in 0.4 s (chosen: readable).
-    const DECAY: f32 = 0.986;
-
-    pub(super) fn measure(&self, block: &[f32]) {
-        let peak = block.iter().fold(0.0_f32, |peak, sample| peak.max(sample.abs()));
-        let decayed = f32::from_bits(self.0.load(Ordering::Relaxed)) * Self::DECAY;
-        self.0.store(peak.max(decayed).to_bits(), Ordering::Relaxed);
-    }
-
-    fn dbfs(&self) -> f32 {
-        20.0 * f32::from_bits(self.0.load(Ordering::Relaxed)).max(1e-6).log10()
-    }
 }
 
 /// A running audio thread; dropping it stops the thread and finishes the recordings.

@@ -2,7 +2,8 @@
 //! the voice engine.
 //!
 //! * [`spec`]: what a user writes to choose devices.
-//! * [`leg`]: the handle of one call leg's sound; [`engine`] is its thread.
+//! * [`leg`]: the handle of one call leg's sound, which starts its thread, [`engine`]; what they share
+//!   is in `shared`, what is told of it in `statistics`.
 //! * [`path`]: what the thread does with sound; [`call_path`] does it for a call, and
 //!   [`link`] carries its packets to and from the network.
 //! * [`headless`], [`sources`], [`recorder`]: devices without hardware, with a time base.
@@ -21,14 +22,17 @@ pub mod path;
 pub mod priority;
 mod pulse;
 pub mod recorder;
+mod shared;
 pub mod sources;
 pub mod spec;
+mod statistics;
 pub mod tones;
 
 pub use call_path::{CallControls, CallPath, CallSound, VoiceStatistics};
-pub use leg::{AudioConfig, AudioEvent, AudioLeg, AudioStatistics, DeviceStatistics};
+pub use leg::{AudioConfig, AudioLeg};
 pub use pulse::{Device, DeviceKind, list_devices};
 pub use spec::{MicrophoneSpec, SpeakerSpec};
+pub use statistics::{AudioEvent, AudioStatistics, DeviceStatistics};
 
 /// Why there is no sound.
 #[derive(Debug, thiserror::Error)]

@@ -21,6 +21,9 @@ pub trait SoundPath: Send + 'static {
 
     /// After the blocks of one wake-up.
     fn finish(&mut self, now: Instant);
+
+    /// How old captured sound is when it comes, in ms; told again whenever it is known anew.
+    fn set_microphone_delay(&mut self, _ms: f32) {}
 }
 
 /// Longest loop: 10 s.

@@ -8,8 +8,9 @@ use tokio::time::Instant;
 
 use crate::audio::{AudioStatistics, VoiceStatistics};
 
-/// Look-ahead of the encoder at its shortest, in ms; the frame itself is in the playout delay.
-const LOOK_AHEAD_MS: f32 = 2.5;
+/// What the remote side takes from mouth to packet at least, in ms, until it tells: the encoder's
+/// look-ahead. The frame itself is in the playout delay.
+const CAPTURE_MS_MIN: f32 = 2.5;
 
 /// IPv4 and UDP headers of one datagram, in bytes.
 const HEADER_BYTES: u64 = 28;
@@ -71,7 +72,8 @@ impl Counts {
         let playout_ms = self.voice.receiver.playout_delay_ms as f32;
         let heard = self.voice.receiver.packets > 0;
         let trip_ms = self.round_trip_ms()?;
-        heard.then_some(LOOK_AHEAD_MS + trip_ms / 2.0 + playout_ms + self.speaker_ms())
+        let capture_ms = (self.voice.sender.remote_capture_delay_ms as f32).max(CAPTURE_MS_MIN);
+        heard.then_some(capture_ms + trip_ms / 2.0 + playout_ms + self.speaker_ms())
     }
 
     fn path(&self) -> String {
