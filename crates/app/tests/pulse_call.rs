@@ -123,7 +123,13 @@ fn everything() -> Result<()> {
     };
     println!("null sink alone:  {}", figures(&floor));
     println!("with the call:    {}", figures(&through));
-    println!("as the node says: {}", statistics(&bob)?);
+    let now = statistics(&bob)?;
+    let (said, all, rig) = (now["mouth_to_ear_ms"].as_f64(), through.mean_ms, floor.mean_ms);
+    let measured = all.zip(rig).map(|(all, rig)| all - rig);
+    println!(
+        "mouth to ear without the rig: measured {measured:.1?} ms, the node says {said:.1?} ms"
+    );
+    println!("as the node says: {now}");
     devices_come_and_go(&alice, &bob)?;
     alice.run(&["hang-up"])?;
     let report = call.finish()?;

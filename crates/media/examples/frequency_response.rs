@@ -2,9 +2,10 @@
 //!
 //! `cargo run --release -p cooee-media --example frequency_response [-- processing]`
 //!
-//! For each rate of payload the point that rate control takes for it; tones of -23 dB below full scale
-//! in faint noise, one after the other, through sender and receiver, and before that through the
-//! sound processing if asked for. Prints one row of the table in `docs/measurements/voice.md` each.
+//! For each rate of payload the point that rate control takes for it; tones of -23 dB below full
+//! scale in faint noise, one after the other, through sender and receiver, and before that through
+//! the sound processing if asked for. Prints one row of the table in `docs/measurements/voice.md`
+//! each.
 #![allow(clippy::disallowed_methods)]
 
 use std::time::{Duration, Instant};

@@ -23,8 +23,9 @@ const SPEECH_DBFS_MIN: f64 = -75.0;
 /// 0.2, a low-rate codec above 0.5).
 pub const CONFIDENCE_MIN: f64 = 0.3;
 
-/// A window counts only if its best lag is this much better than every other lag (chosen: running
-/// speech is above 1.3; a steady vowel, which looks the same a pitch period later, near 1).
+/// A window counts only if its best lag is this much better than every other lag. Measured by
+/// scripts/quality/uniqueness.py: all windows of six voices are above 1.4, in noise four times as
+/// strong as the voice too; a steady vowel, which looks the same a pitch period later, is near 1.
 pub const UNIQUENESS_MIN: f64 = 1.05;
 
 /// Lags this near the best one belong to the same peak, in seconds: half the shortest pitch period.

@@ -6,9 +6,9 @@
 //!                                                                                  │
 //!       PESQ, ViSQOL, PLCMOS of each sentence, delay of each 2 s, bytes, CPU ◀─────┘
 //! ```
-//! Each run begins with the rig alone. Where that is worse than [`RIG_PESQ_MIN`] the machine was too
-//! busy to say anything of telephones: it is tried again after a pause, and a run whose rig stays bad
-//! is left out.
+//! Each run begins with the rig alone. Where that is worse than [`RIG_PESQ_MIN`] the machine was
+//! too busy to say anything of telephones: it is tried again after a pause, and a run whose rig
+//! stays bad is left out.
 //!
 //! A *cell* is one call of one peer on one condition. Cells are independent: every call is new, and
 //! the link is made bad only when the call is up.

@@ -37,8 +37,9 @@ const FALL_MS_PER_S: f64 = 2.0;
 const FALL_SHARE_PER_S: f64 = 0.1;
 const HIGH_MS: f64 = 100.0;
 
-/// A target above this, and so many times the greatest lateness of the last [`RECENT_MS`], is due to
-/// a queue that is gone; it falls by [`FORGET_MS_PER_S`]. Chosen: loss, repaired late, asks for less.
+/// A target above this, and so many times the greatest lateness of the last [`RECENT_MS`], is due
+/// to a queue that is gone; it falls by [`FORGET_MS_PER_S`]. Chosen: loss, repaired late, asks for
+/// less.
 const FORGET_ABOVE_MS: f64 = 300.0;
 const FORGET_FACTOR: f64 = 2.5;
 const RECENT_MS: f64 = 3_000.0;

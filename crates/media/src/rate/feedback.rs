@@ -14,9 +14,9 @@
 //! | capture (ms)  |
 //! +---------------+
 //! ```
-//! At most 41 bytes; the last may be missing. The sender knows when it sent each packet, so the newest sequence number and
-//! the hold time (from its arrival until this report left) give the round trip; queueing delay is
-//! transit above the least of the last 10 s.
+//! At most 41 bytes; the last may be missing. The sender knows when it sent each packet, so the
+//! newest sequence number and the hold time (from its arrival until this report left) give the
+//! round trip; queueing delay is transit above the least of the last 10 s.
 
 /// Packets in one report at most.
 pub const REPORTED_MAX: usize = 32;
@@ -50,8 +50,8 @@ pub struct Feedback {
     pub missed: u8,
     /// From the capture of a sample to its playing, without the path, in ms.
     pub playout_delay_ms: u16,
-    /// From the mouth of the side that reports until its packets leave, their own length not counted:
-    /// microphone, processing and look-ahead, in ms; 0 is unknown.
+    /// From the mouth of the side that reports until its packets leave, their own length not
+    /// counted: microphone, processing and look-ahead, in ms; 0 is unknown.
     pub capture_delay_ms: u8,
     count: u8,
     queueing_ms: [u8; REPORTED_MAX],

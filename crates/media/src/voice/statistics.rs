@@ -19,8 +19,8 @@ pub struct SenderStatistics {
     pub queueing_ms: f64,
     /// The other side's playout delay in ms.
     pub remote_playout_delay_ms: f64,
-    /// The other side's delay from its mouth to its packets in ms, their length not counted; 0 while
-    /// unknown.
+    /// The other side's delay from its mouth to its packets in ms, their length not counted; 0
+    /// while unknown.
     pub remote_capture_delay_ms: f64,
     /// Mouth to ear as far as known, in ms: look-ahead, half a round trip, and playout delay.
     /// Devices on both sides come on top.

@@ -2,8 +2,8 @@
 //! the voice engine.
 //!
 //! * [`spec`]: what a user writes to choose devices.
-//! * [`leg`]: the handle of one call leg's sound, which starts its thread, [`engine`]; what they share
-//!   is in `shared`, what is told of it in `statistics`.
+//! * [`leg`]: the handle of one call leg's sound, which starts its thread, [`engine`]; what they
+//!   share is in `shared`, what is told of it in `statistics`.
 //! * [`path`]: what the thread does with sound; [`call_path`] does it for a call, and
 //!   [`link`] carries its packets to and from the network.
 //! * [`headless`], [`sources`], [`recorder`]: devices without hardware, with a time base.
