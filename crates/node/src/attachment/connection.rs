@@ -30,6 +30,27 @@ pub(super) struct Served {
 /// Time for a sign of life when one is asked for. Chosen: a loss is healed within two seconds.
 const CHECK_TIME: Duration = Duration::from_millis(1500);
 
+/// Messages that a super node may send unasked at once, and each second from then on. Chosen: a
+/// notice of every buddy of a long list after a return, and far more than a network's day brings.
+const UNASKED_MAX: f64 = 2_000.0;
+const UNASKED_PER_S: f64 = 20.0;
+
+/// Notices a super node that floods.
+struct Unasked {
+    left: f64,
+    at: Instant,
+}
+
+impl Unasked {
+    /// Counts a message; false if it is one too many.
+    fn allows(&mut self, now: Instant) -> bool {
+        let gained = now.duration_since(self.at).as_secs_f64() * UNASKED_PER_S;
+        self.left = (self.left + gained).min(UNASKED_MAX) - 1.0;
+        self.at = now;
+        self.left >= 0.0
+    }
+}
+
 /// Closes a connection that gives no sign of life.
 pub(super) fn check(channel: ControlChannel) {
     tokio::spawn(async move {
@@ -47,6 +68,7 @@ pub(super) async fn serve(mut served: Served) {
     }
     let mut revocations = served.trust.revocations();
     let mut keepalive_at = Instant::now() + KEEPALIVE_INTERVAL;
+    let mut unasked = Unasked { left: UNASKED_MAX, at: Instant::now() };
     loop {
         tokio::select! {
             incoming = connection.accept() => match incoming {
@@ -54,7 +76,11 @@ pub(super) async fn serve(mut served: Served) {
                 None => break,
             },
             kind = served.inbox.recv() => match kind {
-                Some(kind) => handle(&served, kind).await,
+                Some(kind) if unasked.allows(Instant::now()) => handle(&served, kind).await,
+                Some(_) => {
+                    tracing::warn!(?connection, "this super node floods: left");
+                    break;
+                }
                 None => break,
             },
             Ok(()) = revocations.changed() => {
