@@ -183,7 +183,8 @@ impl MediaSession {
     /// An encrypted voice packet leaves on the media path, and on others that work when in doubt.
     pub(super) fn send_voice_bytes(&mut self, now: Instant, bytes: Vec<u8>) {
         let media = self.liveness.media;
-        if self.liveness.in_trouble(now) {
+        // Copies on a slow path would only fill the queue that is the trouble.
+        if self.liveness.in_trouble(now) && !self.liveness.is_slow(now) {
             let except = (media, self.liveness.warm);
             for path in self.paths.copies(now, FRESH_SLOW, except, COPIES_MAX) {
                 self.send_via(now, path.local, path.remote, bytes.clone());

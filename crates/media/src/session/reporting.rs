@@ -28,8 +28,9 @@ pub(super) const FRESH_SLOW: Duration = Duration::from_millis(11_000);
 impl MediaSession {
     /// Something is wrong or changed: every path says so at once.
     pub(super) fn hasten_reports(&mut self, now: Instant) {
+        let spacing = TROUBLE_INTERVAL * if self.liveness.is_slow(now) { 8 } else { 1 };
         for path in self.paths.iter_mut() {
-            let spaced = path.reported_at.map_or(now, |at| at + TROUBLE_INTERVAL);
+            let spaced = path.reported_at.map_or(now, |at| at + spacing);
             path.next_report = path.next_report.min(spaced.max(now));
         }
     }
@@ -104,7 +105,8 @@ impl MediaSession {
             RETRY_INTERVAL
         } else if liveness.in_trouble(now) {
             let useful = number == liveness.media || number == liveness.warm || fresh;
-            if useful { TROUBLE_INTERVAL } else { TROUBLE_INTERVAL * 5 }
+            let interval = TROUBLE_INTERVAL * if liveness.is_slow(now) { 8 } else { 1 };
+            if useful { interval } else { interval * 5 }
         } else if number == liveness.media {
             match (liveness.hold, liveness.is_slow(now)) {
                 (true, _) => HOLD_INTERVAL,
