@@ -88,3 +88,23 @@ fn scenarios_are_found_by_their_names() {
         assert_eq!(Scenario::parse(scenario.name()), Some(scenario));
     }
 }
+
+#[test]
+fn changes_of_presence_reach_watchers_within_a_second() {
+    let report = meets_its_targets(Scenario::Presence);
+    assert!(report.presence_changes > 300, "{} changes", report.presence_changes);
+}
+
+#[test]
+fn wildcard_searches_find_all_who_match_and_are_listed() {
+    let report = meets_its_targets(Scenario::Wildcard);
+    assert!(report.searches > 50 && report.searches_matching > 1000, "{}", report.searches);
+}
+
+#[test]
+fn users_nodes_serve_as_needed_and_retire() {
+    let size = Size { look_ups_per_minute: 30, ..Scenario::Election.short() };
+    let report = run(Scenario::Election, size, 7, Instant::now());
+    assert!(report.ok, "{:?}", report.missed);
+    assert!(report.elected > 30 && report.retired > 30, "{} {}", report.elected, report.retired);
+}

@@ -13,7 +13,7 @@ use std::{
 
 use super::{
     Found, View,
-    record::{RECORD_LIFE_HOURS, UserRecord, entry_hash},
+    record::{RECORD_LIFE_HOURS, UserRecord, compact_departure, entry_hash},
 };
 use crate::{
     clock::UnixTime,
@@ -213,7 +213,7 @@ impl Keeper {
         if !self.shards.contains_key(&shard_of(&key)) && !self.take_up(view, shard_of(&key)) {
             return None;
         }
-        let held = Held { key, record, departure: departure.cloned().map(Box::new) };
+        let held = Held { key, record, departure: departure.map(compact_departure).map(Box::new) };
         self.file(held)
     }
 
@@ -244,7 +244,8 @@ impl Keeper {
         if !departure_fits(view, &record, departure) {
             return StoreResult::Refused;
         }
-        let held = Held { key: *key, record, departure: Some(Box::new(departure.clone())) };
+        let departure = Some(Box::new(compact_departure(departure)));
+        let held = Held { key: *key, record, departure };
         self.file(held).unwrap_or(StoreResult::Refused)
     }
 

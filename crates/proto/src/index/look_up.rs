@@ -2,15 +2,15 @@
 //!
 //! ```text
 //!   look_up ─▶ cache? ──────────────────────────────────────────────▶ answer
-//!      └─▶ 8 keepers ── 5 answer alike, or 3 alike and time is up ──▶ answer
-//!              └── they disagree, or know nothing ─▶ 16 more ───────▶ the newest record
+//!      └─▶ 8 keepers ── 5 hold the newest, or 3 once all are heard ─▶ answer
+//!              └── they hold nothing, or too few do ─▶ 16 more ─────▶ the newest record
 //!                                                       └─ nothing ─▶ login server
 //! ```
 //!
 //! Of several answers the highest sequence wins: records are signed, so a keeper can withhold or
 //! give an old one, never invent. A keeper that is contradicted by what others held long before
-//! loses
-//! its voice in the count for an hour.
+//! loses its voice in the count for an hour. Who has seen several contradicted lately asks all 24
+//! at once: what hostile keepers cost is then traffic, not a round trip.
 
 use std::{
     collections::BTreeMap,
@@ -27,7 +27,7 @@ use crate::{
     wire::v1::{self, overlay_message::Kind},
 };
 
-/// Answers alike, and none different, that settle a look-up before all have come. Chosen: in a calm
+/// Keepers with the newest record that settle a look-up before all have answered. Chosen: in a calm
 /// network five; once several keepers have been contradicted seven, which with 30 % hostile keepers
 /// are all hostile with probability 0.3^7 = 0.0002.
 const ALIKE_CALM: usize = 5;
@@ -37,8 +37,13 @@ const ALIKE_WARY: usize = 7;
 /// deaths cause).
 const WARY_FROM: usize = 4;
 
-/// Answers alike that are enough when time is up and nobody contradicts (chosen).
+/// Keepers with the newest record that are enough when all are heard or time is up (chosen: who
+/// holds an older one may be behind, and the newest wins anyway).
 const ALIKE_AT_TIMEOUT: usize = 3;
+
+/// Answers of any kind that end a look-up at which all 24 were asked (chosen: hostile keepers may be
+/// silent; with 30 % of them hostile all of 14 are with probability 5e-8).
+const HEARD_OF_ALL: usize = 2 * ALIKE_WARY;
 
 /// How long the first eight, and then the sixteen, may take (chosen: the 99th percentile of round
 /// trips in the wild).
@@ -103,17 +108,25 @@ enum Reply {
     Awaited,
     /// It cannot tell: asked too much, or took the shard up just now.
     Refused,
-    Found(Vec<(NodeId, u64, bool)>),
+    /// Devices and the sequences of their records.
+    Found(Vec<(NodeId, u64)>),
 }
 
 struct Query {
     key: NameKey,
     replies: BTreeMap<NodeId, Reply>,
     best: BTreeMap<NodeId, Found>,
+    /// Those asked first; their answers are compared with the outcome.
+    first: Vec<NodeId>,
+    /// Those that may be asked yet.
     more: Vec<NodeId>,
     deadline: Instant,
-    asked_more: bool,
+    /// Whether sixteen more were asked after the first eight: another round trip.
+    asked_later: bool,
 }
+
+/// How often keepers were contradicted, and until when it is remembered.
+type Contradicted = BTreeMap<NodeId, (u32, Instant)>;
 
 /// Look-ups under way at this super node.
 #[derive(Default)]
@@ -121,7 +134,7 @@ pub struct LookUps {
     queries: BTreeMap<u64, Query>,
     next_id: u64,
     cache: Cache,
-    contradicted: BTreeMap<NodeId, (u32, Instant)>,
+    contradicted: Contradicted,
     out: Vec<(NodeId, Kind)>,
     answers: Vec<Answer>,
     silent: Vec<NodeId>,
@@ -161,11 +174,16 @@ impl LookUps {
             key,
             replies: BTreeMap::new(),
             best: BTreeMap::new(),
+            first: first.to_vec(),
             more: more.to_vec(),
             deadline,
-            asked_more: false,
+            asked_later: false,
         };
         ask(&mut query, &mut self.out, view, keeper, first, id);
+        if self.is_wary(view.now.instant) {
+            let more = std::mem::take(&mut query.more);
+            ask(&mut query, &mut self.out, view, keeper, &more, id);
+        }
         self.queries.insert(id, query);
         self.settle(view, keeper, id);
         Some(id)
@@ -251,48 +269,37 @@ impl LookUps {
         }
     }
 
+    /// Whether several keepers have been contradicted lately.
+    fn is_wary(&self, now: Instant) -> bool {
+        let lately = self.contradicted.values().filter(|(_, until)| now < *until);
+        lately.take(WARY_FROM).count() >= WARY_FROM
+    }
+
     /// Decides whether the answers so far are enough.
     fn settle(&mut self, view: &View, keeper: &Keeper, id: u64) {
+        let now = view.now.instant;
+        let wary = self.is_wary(now);
         let Some(query) = self.queries.get_mut(&id) else { return };
-        let time_is_up = query.deadline <= view.now.instant;
-        let contradicted = &self.contradicted;
-        let trusted = |node: &NodeId| {
-            !contradicted.get(node).is_some_and(|(count, until)| {
-                *count >= CONTRADICTIONS_MAX && view.now.instant < *until
-            })
-        };
-        let best: Vec<_> = query.best.values().map(summary).collect();
-        let mut alike = 0;
-        let mut different = 0;
-        let mut awaited = 0;
-        let mut cannot_tell = 0;
-        for (node, reply) in &query.replies {
-            match reply {
-                Reply::Awaited => awaited += 1,
-                Reply::Refused => cannot_tell += 1,
-                Reply::Found(_) if !trusted(node) => {}
-                Reply::Found(found) if *found == best => alike += 1,
-                Reply::Found(_) => different += 1,
+        let voices = count(query, &self.contradicted, now);
+        let all_in = voices.awaited == 0 || query.deadline <= now;
+        let known = !query.best.is_empty();
+        let all_asked = query.more.is_empty();
+        let enough_alike = if wary { ALIKE_WARY } else { ALIKE_CALM };
+        let enough = match (known, all_in) {
+            (true, true) => {
+                all_asked || voices.alike >= ALIKE_AT_TIMEOUT || is_fresh(query, view.now.unix)
             }
-        }
-        let wary = contradicted.values().filter(|(_, until)| view.now.instant < *until).count();
-        let enough_alike = if wary >= WARY_FROM { ALIKE_WARY } else { ALIKE_CALM };
-        let known = !best.is_empty();
-        let all_in = awaited == 0 || time_is_up;
-        let enough = if query.asked_more {
-            all_in || (known && alike + different + cannot_tell >= 2 * ALIKE_WARY)
-        } else {
-            let calm = known && different == 0;
-            calm && (alike >= enough_alike || (all_in && alike >= ALIKE_AT_TIMEOUT))
-                || (calm && all_in && query.more.is_empty())
+            (true, false) => {
+                voices.alike >= enough_alike || all_asked && voices.heard >= HEARD_OF_ALL
+            }
+            (false, _) => all_in && all_asked,
         };
         if enough {
             return self.finish(view, id);
         }
-        let more_needed = all_in || different > 0 && alike + different >= enough_alike;
-        if !query.asked_more && more_needed {
-            query.asked_more = true;
-            query.deadline = view.now.instant + STAGE_TIMEOUT;
+        if all_in {
+            query.asked_later = true;
+            query.deadline = now + STAGE_TIMEOUT;
             let more = std::mem::take(&mut query.more);
             ask(query, &mut self.out, view, keeper, &more, id);
             if query.replies.values().all(|reply| !matches!(reply, Reply::Awaited)) {
@@ -312,7 +319,7 @@ impl LookUps {
                 one.departed = Some(view.now.unix);
             }
         }
-        let source = match (found.is_empty(), query.asked_more) {
+        let source = match (found.is_empty(), query.asked_later) {
             (true, _) => Source::Nobody,
             (false, false) => Source::Keepers,
             (false, true) => Source::MoreKeepers,
@@ -337,7 +344,8 @@ impl LookUps {
             .filter(|found| found.record.sequence < settled_before.0)
             .map(|found| (found.record.device, found.record.sequence))
             .collect();
-        for (node, reply) in query.replies.iter().take(ASKED_FIRST) {
+        for node in &query.first {
+            let Some(reply) = query.replies.get(node) else { continue };
             let Reply::Found(told) = reply else {
                 if matches!(reply, Reply::Awaited) && query.deadline <= view.now.instant {
                     self.silent.push(*node);
@@ -345,12 +353,11 @@ impl LookUps {
                 continue;
             };
             let lacks = |(device, sequence): &(NodeId, u64)| {
-                !told.iter().any(|(other, told, _)| other == device && told >= sequence)
+                !told.iter().any(|(other, told)| other == device && told >= sequence)
             };
-            let was_keeper = !query.more.contains(node);
-            if was_keeper && !query.asked_more && settled.iter().any(lacks) {
+            if settled.iter().any(lacks) {
                 self.contradict(view.now.instant, *node);
-            } else if !settled.iter().any(lacks) {
+            } else {
                 self.contradicted.remove(node);
             }
         }
@@ -405,8 +412,46 @@ fn merge(best: &mut BTreeMap<NodeId, Found>, found: Vec<Found>) {
     }
 }
 
-fn summary(found: &Found) -> (NodeId, u64, bool) {
-    (found.record.device, found.record.sequence, found.departed.is_some())
+fn summary(found: &Found) -> (NodeId, u64) {
+    (found.record.device, found.record.sequence)
+}
+
+/// What the keepers of a look-up said so far.
+#[derive(Default)]
+struct Voices {
+    /// They hold the newest record of every device.
+    alike: usize,
+    /// They answered, whatever it was.
+    heard: usize,
+    awaited: usize,
+}
+
+fn count(query: &Query, contradicted: &Contradicted, now: Instant) -> Voices {
+    let best: Vec<_> = query.best.values().map(summary).collect();
+    let trusted = |node: &NodeId| {
+        !contradicted
+            .get(node)
+            .is_some_and(|(count, until)| *count >= CONTRADICTIONS_MAX && now < *until)
+    };
+    let mut voices = Voices::default();
+    for (node, reply) in &query.replies {
+        match reply {
+            Reply::Awaited => {
+                voices.awaited += 1;
+                continue;
+            }
+            Reply::Found(found) if trusted(node) && *found == best => voices.alike += 1,
+            _ => {}
+        }
+        voices.heard += 1;
+    }
+    voices
+}
+
+/// Whether the newest record is so new that few keepers need have it.
+fn is_fresh(query: &Query, now: UnixTime) -> bool {
+    let newest = query.best.values().map(|found| found.record.sequence).max();
+    newest.is_some_and(|sequence| sequence + SETTLED_MS >= now.0)
 }
 
 /// Checks an entry that a keeper gave: the right name, signed, alive; and its departure, if any.

@@ -23,7 +23,7 @@ pub use look_up::{Answer, LookUpStatistics, LookUps, Source, check as check_entr
 pub use publisher::{PublishRefused, Publisher};
 pub use record::{
     DISPLAY_NAME_BYTES_MAX, RECORD_LIFE_HOURS, RECORD_SUPER_NODES_MAX, TERM_CHARACTERS, UserRecord,
-    departure_signed_part, entry_hash, fold, record_signed_part, term_key,
+    compact, departure_signed_part, entry_hash, fold, record_signed_part, term_key,
 };
 pub use stored::stored_entries;
 pub use wildcard::{Match, Pattern, PatternError, WildcardAnswer, Wildcards};

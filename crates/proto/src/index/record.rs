@@ -4,6 +4,7 @@
 //! it never holds an address of the device (Le Blond et al. 2011 found anyone's address by calling
 //! quietly). A keeper can withhold a record, never forge one.
 
+use bytes::{Bytes, BytesMut};
 use sha2::{Digest, Sha256};
 
 use crate::{
@@ -32,6 +33,26 @@ pub(super) const TERMS_MAX: usize = 3;
 
 /// How far in the future a record may claim to be signed (chosen: clocks of home computers).
 const CLOCK_SKEW_MINUTES: u64 = 10;
+
+/// Moves these fields into a buffer of their own. Decoding shares the bytes of the datagram or file
+/// that they came in; what is held for days must not keep all of that.
+pub fn compact<'a>(fields: impl IntoIterator<Item = &'a mut Bytes>) {
+    let fields: Vec<&mut Bytes> = fields.into_iter().collect();
+    let mut joined = BytesMut::with_capacity(fields.iter().map(|field| field.len()).sum());
+    fields.iter().for_each(|field| joined.extend_from_slice(field));
+    let mut joined = joined.freeze();
+    for field in fields {
+        *field = joined.split_to(field.len());
+    }
+}
+
+/// A departure in a buffer of its own.
+pub(super) fn compact_departure(departure: &v1::Departure) -> v1::Departure {
+    let mut departure = departure.clone();
+    let v1::Departure { device, super_node, signature, certificate, .. } = &mut departure;
+    compact([device, super_node, signature, certificate]);
+    departure
+}
 
 /// A checked record.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,6 +93,9 @@ impl UserRecord {
         {
             return None;
         }
+        let mut wire = wire.clone();
+        let v1::UserRecord { certificate, super_nodes: named, signature, .. } = &mut wire;
+        compact(named.iter_mut().chain([certificate, signature]));
         Some(Self {
             device,
             name_key: user.key(network),
@@ -80,7 +104,7 @@ impl UserRecord {
             sequence: wire.sequence,
             expiry: UnixTime(wire.expiry_unix_ms),
             presence: wire.presence(),
-            wire: wire.clone(),
+            wire,
         })
     }
 

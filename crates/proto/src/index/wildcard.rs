@@ -2,10 +2,12 @@
 //!
 //! The first three characters of the pattern name a search term; the keepers of the term hold all
 //! listed records with a word that begins so. Three of them are asked, their pages are merged, the
-//! best come first: exact name, name that begins so, display name; online before offline. Who did
-//! not set `listed` is not filed under any term. A term's record may be a day old: before a call
-//! the
-//! name is looked up exactly.
+//! best come first: exact name, name that begins so, display name. Who did not set `listed` is not
+//! filed under any term. A term's record may be a day old: before a call the name is looked up
+//! exactly.
+//!
+//! A page takes several datagrams (a record is half of one). What one keeper lacks another tells, so
+//! a merged page ends where two of three keepers have told all: `reach` below.
 
 use std::{
     collections::BTreeMap,
@@ -32,7 +34,7 @@ const PATTERN_CHARACTERS_MAX: usize = 64;
 /// Keepers of a term that are asked (chosen: two of them hostile still leave one).
 const ASKED: usize = 3;
 
-/// Results on one page: what fits a datagram and a screen (chosen).
+/// Results on one page: what fits a screen (chosen); some ten datagrams from each keeper.
 const PAGE_RESULTS_MAX: usize = 20;
 
 /// How long keepers may take (chosen).
@@ -140,11 +142,44 @@ pub struct WildcardAnswer {
     pub more: bool,
 }
 
+/// What one keeper told of a page. Bound: [`PAGE_RESULTS_MAX`] parts.
+#[derive(Default)]
+struct Told {
+    /// Parts that have come, each with the place of its last result.
+    parts: BTreeMap<u32, Vec<u8>>,
+    /// How many there are.
+    of: u32,
+    more: bool,
+}
+
+impl Told {
+    fn is_complete(&self) -> bool {
+        self.of > 0 && self.parts.len() as u32 >= self.of
+    }
+
+    /// Up to where this keeper has told all it holds; `None` if it said nothing of use.
+    fn reach(&self) -> Option<Reach> {
+        if self.is_complete() && !self.more {
+            return Some(Reach::All);
+        }
+        let whole =
+            self.parts.iter().enumerate().take_while(|(at, (part, _))| *at == **part as usize);
+        let last = whole.map(|(_, (_, last))| last).max().filter(|last| !last.is_empty());
+        last.cloned().map(Reach::Until)
+    }
+}
+
+/// Ordered: whoever told all reaches farthest.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Reach {
+    Until(Vec<u8>),
+    All,
+}
+
 struct Search {
     pattern: Pattern,
-    awaited: Vec<NodeId>,
+    keepers: BTreeMap<NodeId, Told>,
     matches: BTreeMap<Vec<u8>, Found>,
-    more: bool,
     deadline: Instant,
 }
 
@@ -181,19 +216,14 @@ impl Wildcards {
         };
         let placement = keeper.placement(view, shard_of(&term));
         let deadline = view.now.instant + TIMEOUT;
-        let mut search = Search {
-            pattern,
-            awaited: Vec::new(),
-            matches: BTreeMap::new(),
-            more: false,
-            deadline,
-        };
+        let (keepers, matches) = (BTreeMap::new(), BTreeMap::new());
+        let mut search = Search { pattern, keepers, matches, deadline };
         for node in placement.keepers().iter().take(ASKED) {
+            search.keepers.insert(*node, Told::default());
             if *node == view.own.0 {
                 let own = keeper.match_pattern(view, &request);
-                take(view, &mut search, &own);
+                own.iter().for_each(|part| take(view, &mut search, *node, part));
             } else {
-                search.awaited.push(*node);
                 self.out.push((*node, Kind::WildcardFind(request.clone())));
             }
         }
@@ -205,9 +235,7 @@ impl Wildcards {
     /// A keeper answered.
     pub fn handle_answer(&mut self, view: &View, from: NodeId, answer: &v1::WildcardAnswer) {
         let Some(search) = self.searches.get_mut(&answer.request) else { return };
-        let Some(place) = search.awaited.iter().position(|node| *node == from) else { return };
-        search.awaited.swap_remove(place);
-        take(view, search, answer);
+        take(view, search, from, answer);
         self.settle(view.now.instant, answer.request);
     }
 
@@ -236,32 +264,57 @@ impl Wildcards {
     }
 
     fn settle(&mut self, now: Instant, id: u64) {
-        let done = self
-            .searches
-            .get(&id)
-            .is_some_and(|search| search.awaited.is_empty() || search.deadline <= now);
+        let done = self.searches.get(&id).is_some_and(|search| {
+            search.deadline <= now || search.keepers.values().all(Told::is_complete)
+        });
         if !done {
             return;
         }
         let Some(search) = self.searches.remove(&id) else { return };
-        let more = search.more || search.matches.len() > PAGE_RESULTS_MAX;
-        let matches = search.matches.into_iter().take(PAGE_RESULTS_MAX);
-        let matches = matches.map(|(cursor, found)| Match { cursor: cursor.into(), found });
-        self.answers.push(WildcardAnswer { search: id, matches: matches.collect(), more });
+        let mut reaches: Vec<Reach> = search.keepers.values().filter_map(Told::reach).collect();
+        reaches.sort_unstable();
+        // The middle one of three: one keeper that tells little cannot shorten every page.
+        let reach = reaches.get(reaches.len().saturating_sub(1) / 2).cloned();
+        let Some(reach) = reach else {
+            self.answers.push(WildcardAnswer { search: id, matches: Vec::new(), more: false });
+            return;
+        };
+        let within = |place: &Vec<u8>| match &reach {
+            Reach::All => true,
+            Reach::Until(last) => place <= last,
+        };
+        let mut matches: Vec<Match> = search
+            .matches
+            .into_iter()
+            .filter(|(place, _)| within(place))
+            .map(|(cursor, found)| Match { cursor: cursor.into(), found })
+            .collect();
+        let more = reach != Reach::All || matches.len() > PAGE_RESULTS_MAX;
+        matches.truncate(PAGE_RESULTS_MAX);
+        self.answers.push(WildcardAnswer { search: id, matches, more });
     }
 }
 
-fn take(view: &View, search: &mut Search, answer: &v1::WildcardAnswer) {
-    search.more |= answer.more;
+fn take(view: &View, search: &mut Search, from: NodeId, answer: &v1::WildcardAnswer) {
+    let parts = answer.parts.max(1);
+    let Some(told) = search.keepers.get_mut(&from) else { return };
+    if answer.refused || parts as usize > PAGE_RESULTS_MAX || answer.part >= parts {
+        // It has no voice, and is not waited for.
+        *told = Told { parts: BTreeMap::from([(0, Vec::new())]), of: 1, more: true };
+        return;
+    }
+    (told.of, told.more) = (parts, answer.more);
+    let mut last = Vec::new();
     for entry in answer.entries.iter().take(PAGE_RESULTS_MAX) {
         let Some(wire) = &entry.record else { continue };
         let Some(record) = view.trust.record(wire, view.now.unix) else { continue };
         let Some(rank) = search.pattern.rank(&record) else { continue };
         if record.is_listed() && record.is_live(view.now.unix) {
-            let place = order(rank, &record);
-            search.matches.insert(place, Found { record, departed: None });
+            last = order(rank, &record);
+            search.matches.insert(last.clone(), Found { record, departed: None });
         }
     }
+    told.parts.entry(answer.part).or_insert(last);
 }
 
 /// The order of results: rank, then name, then device.
@@ -274,14 +327,14 @@ fn order(rank: u8, record: &UserRecord) -> Vec<u8> {
 }
 
 impl Keeper {
-    /// Answers a wildcard search from what is filed under its term.
-    pub fn match_pattern(&self, view: &View, find: &v1::WildcardFind) -> v1::WildcardAnswer {
-        let mut answer = v1::WildcardAnswer { request: find.request, ..Default::default() };
+    /// Answers a wildcard search from what is filed under its term: one page, in parts of a
+    /// datagram each.
+    pub fn match_pattern(&self, view: &View, find: &v1::WildcardFind) -> Vec<v1::WildcardAnswer> {
+        let empty = v1::WildcardAnswer { request: find.request, ..Default::default() };
         let (Some(term), Ok(pattern)) =
             (NameKey::from_slice(&find.term), Pattern::parse(&find.pattern))
         else {
-            answer.refused = true;
-            return answer;
+            return vec![v1::WildcardAnswer { refused: true, ..empty }];
         };
         let now: UnixTime = view.now.unix;
         let mut ranked: Vec<(Vec<u8>, &super::Held)> = self
@@ -291,18 +344,25 @@ impl Keeper {
             .filter(|(place, _)| place.as_slice() > find.after.as_ref())
             .collect();
         ranked.sort_unstable_by(|a, b| a.0.cmp(&b.0));
-        let mut bytes = 0;
-        let limit = (find.limit as usize).min(PAGE_RESULTS_MAX);
-        for (_, held) in ranked {
+        let limit = (find.limit as usize).clamp(1, PAGE_RESULTS_MAX);
+        let more = ranked.len() > limit;
+        let (mut parts, mut part, mut bytes) = (Vec::new(), empty.clone(), 0);
+        for (_, held) in ranked.into_iter().take(limit) {
             let entry = held.to_wire();
-            bytes += entry.encoded_len() + 4;
-            if answer.entries.len() >= limit || bytes > DATAGRAM_PAYLOAD_BYTES_MAX {
-                answer.more = true;
-                break;
+            let length = entry.encoded_len() + 4;
+            if bytes + length > DATAGRAM_PAYLOAD_BYTES_MAX && !part.entries.is_empty() {
+                parts.push(std::mem::replace(&mut part, empty.clone()));
+                bytes = 0;
             }
-            answer.entries.push(entry);
+            bytes += length;
+            part.entries.push(entry);
         }
-        answer
+        parts.push(part);
+        let of = parts.len() as u32;
+        for (number, part) in parts.iter_mut().enumerate() {
+            (part.part, part.parts, part.more) = (number as u32, of, more);
+        }
+        parts
     }
 }
 

@@ -119,13 +119,16 @@ impl SuperNodeOverlay {
 
     fn handle_wildcard_find(&mut self, now: Now, from: NodeId, find: &v1::WildcardFind) {
         const COST: u32 = 10;
-        let answer = if self.super_node_limits.take_many(now.instant, from, COST) {
+        let answers = if self.super_node_limits.take_many(now.instant, from, COST) {
             let view = view(&self.membership, &self.config, self.trust.as_ref(), now);
             self.keeper.match_pattern(&view, find)
         } else {
-            v1::WildcardAnswer { request: find.request, refused: true, ..Default::default() }
+            let request = find.request;
+            vec![v1::WildcardAnswer { request, refused: true, ..Default::default() }]
         };
-        self.send(now, from, Kind::WildcardAnswer(answer));
+        for answer in answers {
+            self.send(now, from, Kind::WildcardAnswer(answer));
+        }
     }
 
     /// What is filed under these keys changed at this keeper.

@@ -208,15 +208,28 @@ pub fn wanted(table: &Table, standing: Wanted) -> Result<(), NotElected> {
     Ok(())
 }
 
-/// Mean load that the members told, in percent of their capacity.
+/// What members told of their load counts for so long, if enough did so lately (chosen: each member
+/// hears from two in ten seconds, so of a hundred in this time, however many there are).
+const LOAD_FRESH: Duration = Duration::from_secs(600);
+const LOAD_FRESH_MIN: u64 = 16;
+
+/// Mean load that the members told lately, in percent of their capacity; with few who did, of all.
 pub fn mean_load_percent(table: &Table) -> u32 {
-    let (mut load, mut capacity) = (0_u64, 0_u64);
-    for member in table.iter() {
-        let carries = u64::from(member.super_node.capacity);
-        load += carries * u64::from(member.load_percent);
-        capacity += carries;
+    let newest = table.iter().filter_map(|member| member.load_told).max();
+    let mean = |since: Option<Instant>| {
+        let (mut load, mut capacity, mut count) = (0_u64, 0_u64, 0_u64);
+        for member in table.iter().filter(|m| since.is_none() || m.load_told >= since) {
+            let carries = u64::from(member.super_node.capacity);
+            load += carries * u64::from(member.load_percent);
+            capacity += carries;
+            count += 1;
+        }
+        (load.checked_div(capacity).unwrap_or(0) as u32, count)
+    };
+    match newest.and_then(|newest| newest.checked_sub(LOAD_FRESH)).map(|since| mean(Some(since))) {
+        Some((lately, count)) if count >= LOAD_FRESH_MIN => lately,
+        _ => mean(None).0,
     }
-    load.checked_div(capacity).unwrap_or(0) as u32
 }
 
 /// Super nodes to try instead of one that is full: lightly loaded, spread over address blocks, in

@@ -283,7 +283,7 @@ impl Membership {
         if ping.suspected != 0 {
             self.refute(now, trust, ping.suspected);
         }
-        self.table.set_load(&from, ping.load_percent);
+        self.table.set_load(now.instant, &from, ping.load_percent);
         let pong = v1::Pong {
             request: ping.request,
             membership: self.hash(),
@@ -305,7 +305,7 @@ impl Membership {
         }
         let reached = NodeId::from_slice(&pong.on_behalf_of).unwrap_or(from);
         if reached == from {
-            self.table.set_load(&from, pong.load_percent);
+            self.table.set_load(now.instant, &from, pong.load_percent);
             self.pass_on_pong(from, pong);
         }
         let answered = self.probes.get(&pong.request).is_some_and(|probe| probe.node == reached);

@@ -65,6 +65,8 @@ impl SuperNode {
         {
             return None;
         }
+        let (mut certificate, mut signature) = (wire.certificate.clone(), wire.signature.clone());
+        crate::index::compact([&mut certificate, &mut signature]);
         Some(Self {
             node,
             public_key,
@@ -73,8 +75,8 @@ impl SuperNode {
             program_version: wire.program_version,
             capacity: wire.capacity,
             leaving: wire.leaving,
-            certificate: wire.certificate.clone(),
-            signature: wire.signature.clone(),
+            certificate,
+            signature,
             admission: wire.admission.clone(),
         })
     }

@@ -59,6 +59,8 @@ pub struct Member {
     pub load_percent: u8,
     /// The block of its address: rankings look at all members, and at nothing else of them.
     block: AddressBlock,
+    /// When it told; `None` if it did not yet.
+    pub load_told: Option<Instant>,
 }
 
 impl Member {
@@ -134,8 +136,9 @@ impl Table {
     }
 
     /// Remembers the load that a member told.
-    pub fn set_load(&mut self, node: &NodeId, percent: u32) {
+    pub fn set_load(&mut self, now: Instant, node: &NodeId, percent: u32) {
         if let Some(member) = self.members.get_mut(node) {
+            member.load_told = Some(now);
             member.load_percent = percent.min(255) as u8;
         }
     }
@@ -148,9 +151,12 @@ impl Table {
             return None;
         }
         self.unlink(&node);
-        let load_percent = self.members.get(&node).map_or(0, |member| member.load_percent);
+        let known = self.members.get(&node);
+        let load_percent = known.map_or(0, |member| member.load_percent);
+        let load_told = known.and_then(|member| member.load_told);
         let block = super_node.block();
-        let member = Member { super_node, state: State::Alive, since: now, load_percent, block };
+        let (state, since) = (State::Alive, now);
+        let member = Member { super_node, state, since, load_percent, load_told, block };
         self.members.insert(node, member);
         self.link(&node);
         before

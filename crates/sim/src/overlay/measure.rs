@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use cooee_proto::control::SILENCE_MAX;
+
 use super::{
+    oracle::quantile,
     report::{Report, Sample},
     run::{Runner, SEEN_WITHIN},
     scenario::Scenario,
@@ -155,9 +158,39 @@ impl Runner {
             samples: std::mem::take(&mut self.samples),
             ..Report::default()
         };
+        self.report_presence_and_search(&mut report);
+        self.report_election(&mut report);
         report.missed = missed(self.scenario, &report);
         report.ok = report.missed.is_empty();
         report
+    }
+
+    fn report_presence_and_search(&self, report: &mut Report) {
+        let (watches, searches) = (&self.watches, &self.searches);
+        report.presence_changes = watches.expected;
+        report.presence_in_a_second_percent = watches.in_a_second_percent();
+        report.presence_ms_median = quantile(&watches.delays_ms, 0.5);
+        report.presence_ms_p99 = quantile(&watches.delays_ms, 0.99);
+        report.presence_vanished_s_max = watches.vanished_s_max;
+        (report.searches, report.searches_right) = (searches.finished, searches.right);
+        (report.searches_matching, report.searches_found) = (searches.matching, searches.found);
+        (report.search_pages, report.searches_unlisted) = (searches.pages, searches.unlisted);
+        report.search_page_ms_median = quantile(&searches.delays_ms, 0.5);
+        report.search_page_ms_p99 = quantile(&searches.delays_ms, 0.99);
+        report.searches_hurried_refused = searches.hurried.1;
+    }
+
+    fn report_election(&self, report: &mut Report) {
+        let found = &self.candidates;
+        (report.elected, report.retired) = (found.elected, found.retired);
+        (report.super_nodes_grown, report.super_nodes_peak) = (found.grown, found.peak);
+        report.super_nodes_at_end = self.world.alive.len();
+        report.grown_load_percent = found.grown_load_percent;
+        report.grown_waiting = found.waiting;
+        report.block_percent = found.block_percent;
+        report.version_percent = found.version_percent;
+        report.unfit = found.unfit;
+        report.unplugged_retired = [found.unplugged.1, found.unplugged.0];
     }
 
     fn by_message(&self) -> Vec<(String, f64)> {
@@ -253,6 +286,43 @@ fn missed(scenario: Scenario, report: &Report) -> Vec<String> {
         Scenario::VersionCrash => {
             demand(report.reattached_percent_60s >= 99.9, "99.9 % attached again in 60 s");
         }
+        Scenario::Presence => {
+            demand(report.presence_changes > 0, "somebody watches");
+            let prompt = report.presence_in_a_second_percent;
+            demand(prompt >= 99.0, "99 % of changes reach the watchers within a second");
+            let bound_s = SILENCE_MAX.as_secs_f64() + 1.0;
+            let gone_s = report.presence_vanished_s_max;
+            demand(gone_s > 0.0 && gone_s <= bound_s, "who vanished is offline in 280 s");
+            demand(report.missing == 0, "everyone is found");
+        }
+        Scenario::Wildcard => {
+            demand(report.searches > 0, "searches come to their end");
+            let all = report.searches_right == report.searches;
+            demand(all, "every search finds all who match, best first");
+            demand(report.searches_unlisted == 0, "who is not listed is not shown");
+            demand(report.searches_hurried_refused > 0, "who asks too fast is refused");
+            demand(report.missing == 0, "everyone is found");
+        }
+        Scenario::Election => missed_in_election(report, &mut demand),
     }
     missed
+}
+
+fn missed_in_election(report: &Report, demand: &mut dyn FnMut(bool, &str)) {
+    demand(report.grown_waiting == 0, "every user has a super node");
+    demand(report.grown_load_percent <= 60, "as many super nodes as are needed");
+    let grown = report.super_nodes_grown as f64;
+    // The rule says 5 % and begins with 24 super nodes; before, every third may be of that block,
+    // and candidates that ask at once do not see each other.
+    demand(report.block_percent <= 10.0, "a third of the candidates is not a third of the network");
+    demand(
+        report.version_percent <= 75.0,
+        "no program version above 70 %, but for those before the rule",
+    );
+    demand(report.unfit == 0, "nobody serves on battery, behind a NAT or unwillingly");
+    let [unplugged, retired] = report.unplugged_retired;
+    demand(unplugged > 0 && unplugged == retired, "who goes on battery retires");
+    let shrunk = report.super_nodes_at_end as f64 <= grown * 0.6;
+    demand(shrunk, "super nodes that are not needed retire");
+    demand(report.missing == 0, "everyone is found");
 }

@@ -8,14 +8,18 @@
 //! found,
 //! `scenario` what happens in each named scenario, `report` the figures.
 
+mod election;
 mod hostile;
 mod measure;
+mod names;
 mod oracle;
+mod presence;
 pub mod report;
 mod run;
 pub mod scenario;
 mod tag_trust;
 mod users;
+mod wildcard;
 mod world;
 
 pub use report::Report;

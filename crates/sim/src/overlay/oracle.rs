@@ -93,7 +93,8 @@ impl Tally {
     }
 }
 
-fn quantile(values: &[f32], share: f64) -> f64 {
+/// The value below which this share of them lies; 0 of none.
+pub(super) fn quantile(values: &[f32], share: f64) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_unstable_by(f32::total_cmp);
     let place = (share * sorted.len().saturating_sub(1) as f64).round() as usize;

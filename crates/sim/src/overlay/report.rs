@@ -79,6 +79,56 @@ pub struct Report {
     /// Of these by kind of message, the largest first, in bytes per second and super node over the
     /// whole run, the filling included.
     pub bytes_per_s_by_message: Vec<(String, f64)>,
+    /// Changes of presence that watchers were to hear of, each watcher counted (`presence`).
+    pub presence_changes: u64,
+    /// Of these heard of within a second, from device to device.
+    pub presence_in_a_second_percent: f64,
+    /// How long it took.
+    pub presence_ms_median: f64,
+    /// See above.
+    pub presence_ms_p99: f64,
+    /// Longest time from a device's vanishing without a word until a watcher was told.
+    pub presence_vanished_s_max: f64,
+    /// Wildcard searches that came to their last page (`wildcard`).
+    pub searches: u64,
+    /// Of these: everyone who matches, nobody else, best first.
+    pub searches_right: u64,
+    /// Users that matched, all searches together, and those of them found.
+    pub searches_matching: u64,
+    /// See above.
+    pub searches_found: u64,
+    /// Pages of all searches.
+    pub search_pages: u64,
+    /// Delay of a page at the super node that asks.
+    pub search_page_ms_median: f64,
+    /// See above.
+    pub search_page_ms_p99: f64,
+    /// Users shown who had not let themselves be listed.
+    pub searches_unlisted: u64,
+    /// Of thirty searches at once by one device, those refused.
+    pub searches_hurried_refused: u64,
+    /// Super nodes when everyone had come, at the end, and at most (`election`).
+    pub super_nodes_grown: usize,
+    /// See above.
+    pub super_nodes_at_end: usize,
+    /// See above.
+    pub super_nodes_peak: usize,
+    /// Times that a node was elected, and that one retired.
+    pub elected: u64,
+    /// See above.
+    pub retired: u64,
+    /// Mean load when everyone had come.
+    pub grown_load_percent: u32,
+    /// Users without a super node then.
+    pub grown_waiting: usize,
+    /// Share of the super nodes in the block that a third of the candidates share.
+    pub block_percent: f64,
+    /// Share of the more frequent program version.
+    pub version_percent: f64,
+    /// Super nodes on battery, metered, behind a NAT or against their owner's will.
+    pub unfit: usize,
+    /// Of those that went on battery while serving, those that retired.
+    pub unplugged_retired: [u64; 2],
     /// Memory of the process divided by the super nodes.
     pub rss_bytes_per_super_node: u64,
     /// Mean memory of one membership table and its shards as the machines count it.

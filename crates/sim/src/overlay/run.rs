@@ -9,11 +9,14 @@ use cooee_proto::{index::Answer, overlay::Output};
 use rand::{Rng, seq::SliceRandom};
 
 use super::{
+    election::Candidates,
     hostile::Conspiracy,
     oracle::{Tally, Verdict},
+    presence::{self, Watches},
     report::{Report, Sample},
     scenario::{Scenario, Size},
     users::{Doing, NOWHERE, Users, exponential},
+    wildcard::{self, Searches},
     world::{Event, Micros, SECOND, Step, World},
 };
 use crate::latency::Place;
@@ -33,11 +36,11 @@ pub(super) const SEEN_WITHIN: Micros = 72 * 3600 * SECOND;
 const ONLINE_PERCENT: u32 = 33;
 
 /// Virtual time over which the users are placed at the start.
-const FILLING: Micros = 120 * SECOND;
+pub(super) const FILLING: Micros = 120 * SECOND;
 
 /// Program versions of the simulated super nodes.
-const VERSION_OLD: u32 = 0x00_01_00;
-const VERSION_NEW: u32 = 0x00_01_01;
+pub(super) const VERSION_OLD: u32 = 0x00_01_00;
+pub(super) const VERSION_NEW: u32 = 0x00_01_01;
 
 /// When the nine tenths that a mass reboot took down come back, in seconds after it.
 const REST_BACK_AFTER_S: std::ops::Range<u64> = 310..420;
@@ -60,6 +63,9 @@ pub(super) struct Runner {
     pub(super) users: Users,
     pub(super) tally: Tally,
     pub(super) conspiracy: Conspiracy,
+    pub(super) watches: Watches,
+    pub(super) searches: Searches,
+    pub(super) candidates: Candidates,
     pub(super) pending: BTreeMap<(u32, u64), Pending>,
     pub(super) samples: Vec<Sample>,
     pub(super) sampled: (u64, u64, u64, usize),
@@ -109,6 +115,9 @@ impl Runner {
             users: Users::new(size.users),
             tally: Tally::default(),
             conspiracy: Conspiracy::default(),
+            watches: Watches::default(),
+            searches: Searches::default(),
+            candidates: Candidates::default(),
             pending: BTreeMap::new(),
             samples: Vec::new(),
             sampled: (0, 0, 0, 0),
@@ -123,13 +132,21 @@ impl Runner {
     fn fill(&mut self) {
         // Every survivor of the worst scenario, a tenth of all, must be able to carry its share.
         self.world.certificate_life = Duration::from_secs(self.size.certificate_days * 86_400);
-        self.world.capacity = (self.size.users / self.size.super_nodes * 5).max(50);
+        self.world.capacity = match self.scenario {
+            // An operator's few hold a third of the users.
+            Scenario::Election => (self.size.users / self.size.super_nodes / 3).max(8),
+            _ => (self.size.users / self.size.super_nodes * 5).max(50),
+        };
         for number in 0..self.size.super_nodes {
             let version = if number % 10 < 6 { VERSION_OLD } else { VERSION_NEW };
             let host = self.world.add_host(version);
             let hostile = self.scenario == Scenario::Hostile30 && number % 10 < 3;
             self.world.hosts[host as usize].hostile = hostile;
         }
+        if self.scenario == Scenario::Election {
+            return self.fill_for_election();
+        }
+        self.users.listing = self.scenario == Scenario::Wildcard;
         self.world.introduce_all();
         self.users.refresh_host_caches(&self.world);
         for user in 0..self.size.users {
@@ -162,7 +179,13 @@ impl Runner {
             }
             Scenario::LoginServerGone => self.world.login_server_gone_at = Some(start),
             Scenario::Hostile30 => self.world.at(start, Event::Step(Step::Accuse)),
-            Scenario::SteadyChurn | Scenario::LookupDelay => {}
+            Scenario::Presence => {
+                self.world.at(start, Event::Step(Step::Scene(presence::WATCH)));
+            }
+            Scenario::Wildcard => {
+                self.world.at(start, Event::Step(Step::Scene(wildcard::SEARCH)));
+            }
+            Scenario::SteadyChurn | Scenario::LookupDelay | Scenario::Election => {}
         }
         self.world.at(start, Event::Step(Step::Sample));
     }
@@ -277,6 +300,9 @@ impl Runner {
                 self.struck_at = Some(self.world.now);
             }
             (Scenario::SplitHeal, _) => self.sample_consistency(),
+            (Scenario::Presence, number) => self.presence_scene(number),
+            (Scenario::Wildcard, number) => self.wildcard_scene(number),
+            (Scenario::Election, number) => self.election_scene(number),
             _ => {}
         }
     }
@@ -344,8 +370,7 @@ impl Runner {
         {
             return;
         }
-        let place = Place::of(u64::from(asker) | 1 << 40);
-        let near = self.near_home(&place, home);
+        let near = self.near_home(&Place::of(u64::from(asker) | 1 << 40), home);
         let key = Users::key(target);
         let device = super::users::device(asker);
         let Some(Ok(id)) =
@@ -367,17 +392,28 @@ impl Runner {
         others.fold(host.round_trip_ms(place), f32::min)
     }
 
+    /// One way between a user and the super node in use.
+    pub(super) fn leg_ms(&mut self, user: u32, home: u32) -> f32 {
+        self.near_home(&Place::of(u64::from(user) | 1 << 40), home) / 2.0
+    }
+
     fn hear(&mut self) {
         for told in std::mem::take(&mut self.world.told) {
-            if let Output::LookedUp(answer) = told.output
-                && let Some(pending) = self.pending.remove(&(told.host, answer.look_up))
-            {
-                if !pending.second {
-                    self.judge(&pending, &answer);
-                }
-                self.call(told.host, &pending, &answer);
+            match told.output {
+                Output::LookedUp(answer) => self.hear_answer(told.host, &answer),
+                Output::Notify(change) => self.hear_change(&change),
+                Output::Searched(answer) => self.hear_page(told.host, &answer),
+                _ => {}
             }
         }
+    }
+
+    fn hear_answer(&mut self, host: u32, answer: &Answer) {
+        let Some(pending) = self.pending.remove(&(host, answer.look_up)) else { return };
+        if !pending.second {
+            self.judge(&pending, answer);
+        }
+        self.call(host, &pending, answer);
     }
 
     fn judge(&mut self, pending: &Pending, answer: &Answer) {

@@ -21,11 +21,17 @@ pub enum Scenario {
     Hostile30,
     /// One version of the program crashes on one message.
     VersionCrash,
+    /// Buddies are watched.
+    Presence,
+    /// People search by pattern.
+    Wildcard,
+    /// The network grows and shrinks.
+    Election,
 }
 
 impl Scenario {
     /// All, in the order of the list.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 11] = [
         Self::SteadyChurn,
         Self::LookupDelay,
         Self::Kill30,
@@ -34,6 +40,9 @@ impl Scenario {
         Self::LoginServerGone,
         Self::Hostile30,
         Self::VersionCrash,
+        Self::Presence,
+        Self::Wildcard,
+        Self::Election,
     ];
 
     /// The name on the command line.
@@ -47,6 +56,9 @@ impl Scenario {
             Self::LoginServerGone => "login-server-gone",
             Self::Hostile30 => "hostile-30",
             Self::VersionCrash => "version-crash",
+            Self::Presence => "presence",
+            Self::Wildcard => "wildcard",
+            Self::Election => "election",
         }
     }
 
@@ -71,6 +83,13 @@ impl Scenario {
             Self::VersionCrash => {
                 "one version crashes on one message: the survivors carry the load"
             }
+            Self::Presence => {
+                "99 % of changes reach watching buddies in 1 s; who vanishes is offline in 280 s"
+            }
+            Self::Wildcard => {
+                "ali* finds all who match and are listed, ranked, paged, rate limited"
+            }
+            Self::Election => "users' nodes serve as needed, diverse, and retire when they are not",
         }
     }
 
@@ -95,6 +114,8 @@ impl Scenario {
                 Size { users: 100_000, minutes: 60, look_ups_per_minute: 1800, ..size }
             }
             Self::Kill90Restart => Size { minutes: 15, look_ups_per_minute: 3000, ..size },
+            Self::Presence | Self::Wildcard => Size { users: 100_000, minutes: 30, ..size },
+            Self::Election => Size { super_nodes: 50, users: 10_000, minutes: 60, ..size },
             _ => Size { minutes: 11, look_ups_per_minute: 3000, ..size },
         }
     }
@@ -106,6 +127,9 @@ impl Scenario {
             Self::SteadyChurn | Self::LoginServerGone => Size { minutes: 120, ..Size::SHORT },
             Self::Hostile30 => Size { minutes: 20, ..Size::SHORT },
             Self::Kill90Restart => Size { minutes: 15, ..Size::SHORT },
+            Self::Presence => Size { minutes: 12, ..Size::SHORT },
+            Self::Wildcard => Size { users: 1500, minutes: 12, ..Size::SHORT },
+            Self::Election => Size { super_nodes: 12, users: 1000, minutes: 60, ..Size::SHORT },
             _ => Size::SHORT,
         }
     }

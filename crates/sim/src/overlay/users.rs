@@ -11,6 +11,7 @@ use prost::Message;
 use rand::Rng;
 
 use super::{
+    names::{display_name, is_listed, user_name},
     oracle::Truth,
     tag_trust::{name_key, node_id, sign_record},
     world::{Event, Micros, SECOND, World},
@@ -55,6 +56,8 @@ pub(super) struct User {
     pub(super) truth: Truth,
     /// When they were last attached.
     pub(super) seen: Micros,
+    /// What their record shows.
+    shown: v1::Presence,
 }
 
 /// All users.
@@ -65,6 +68,8 @@ pub(super) struct Users {
     pub(super) attached_to: Vec<Vec<u32>>,
     /// Whether users come and go.
     pub(super) churn: bool,
+    /// Whether they let themselves be found by wildcard.
+    pub(super) listing: bool,
     /// Most devices that any super node ever carried.
     pub(super) attached_max: usize,
     /// Attempts to attach whose certificate had ended.
@@ -73,11 +78,6 @@ pub(super) struct Users {
     pub(super) turned_away: u64,
     pool: Vec<u32>,
     accepted: Vec<(Micros, u32)>,
-}
-
-/// The user's name.
-pub(super) fn user_name(user: u32) -> String {
-    format!("u{user:07}")
 }
 
 fn certificate_number(user: u32) -> u64 {
@@ -100,11 +100,13 @@ impl Users {
             tries: 0,
             truth: Truth::default(),
             seen: 0,
+            shown: v1::Presence::Online,
         };
         Self {
             users: vec![user; count as usize],
             attached_to: Vec::new(),
             churn: false,
+            listing: false,
             attached_max: 0,
             expired: 0,
             turned_away: 0,
@@ -174,6 +176,19 @@ impl Users {
             let silent = world.rng.random::<bool>();
             let notice = if silent { world.rng.random_range(0..KEEP_ALIVE_BOUND) } else { 100_000 };
             self.plan(world, user, notice);
+        }
+    }
+
+    /// A super node takes leave: its devices go to others within two seconds.
+    pub(super) fn send_elsewhere(&mut self, world: &mut World, host: u32) {
+        let Some(leaving) = self.attached_to.get_mut(host as usize).map(std::mem::take) else {
+            return;
+        };
+        for user in leaving {
+            let row = &mut self.users[user as usize];
+            (row.doing, row.home, row.seen) = (Doing::Attaching, NOWHERE, world.now);
+            let pause = world.rng.random_range(0..2 * SECOND);
+            self.plan(world, user, pause);
         }
     }
 
@@ -262,9 +277,33 @@ impl Users {
         row.doing = Doing::Attached;
         row.home = home;
         row.tries = 0;
+        row.seen = world.now;
+        row.shown = v1::Presence::Online;
+        world.with(home, |overlay, now| overlay.attach(now, device(user)));
+        self.publish(world, user);
+        if self.churn {
+            let span = exponential(world, SESSION_HOURS).min(60 * 3600 * SECOND);
+            self.plan(world, user, span);
+        }
+    }
+
+    /// What the user's record shows.
+    pub(super) fn shown(&self, user: u32) -> v1::Presence {
+        self.users[user as usize].shown
+    }
+
+    /// An attached user shows something else.
+    pub(super) fn show(&mut self, world: &mut World, user: u32, presence: v1::Presence) {
+        self.users[user as usize].shown = presence;
+        self.publish(world, user);
+    }
+
+    fn publish(&mut self, world: &mut World, user: u32) {
+        let row = &mut self.users[user as usize];
+        let home = row.home;
         let sequence = world.unix_ms().max(row.truth.sequence + 1);
         row.truth.publish(world.now, sequence);
-        row.seen = world.now;
+        let listed = self.listing && is_listed(user);
         let super_nodes = [home, row.spare]
             .iter()
             .filter(|host| **host != NOWHERE)
@@ -274,19 +313,16 @@ impl Users {
             super_nodes,
             sequence,
             expiry_unix_ms: sequence + RECORD_LIFE_HOURS * 3_600_000,
-            presence: v1::Presence::Online.into(),
+            presence: row.shown.into(),
+            listed,
+            display_name: if listed { display_name(user) } else { String::new() },
             ..Default::default()
         };
         let not_after = world.certified_until(certificate_number(user));
         let record = sign_record(device(user), &user_name(user), not_after, record).encode_to_vec();
         world.with(home, |overlay, now| {
-            overlay.attach(now, device(user));
             overlay.publish(now, device(user), &record).expect("a right record is taken");
         });
-        if self.churn {
-            let span = exponential(world, SESSION_HOURS).min(60 * 3600 * SECOND);
-            self.plan(world, user, span);
-        }
     }
 
     fn unlink(&mut self, user: u32) {

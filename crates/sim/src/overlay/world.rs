@@ -95,6 +95,8 @@ pub(super) struct Host {
     pub(super) overlay: Option<Box<SuperNodeOverlay>>,
     /// Its id.
     pub(super) node: NodeId,
+    /// Where it listens.
+    pub(super) address: SocketAddr,
     /// Where it is.
     pub(super) place: Place,
     /// Which side of a partition.
@@ -241,10 +243,17 @@ impl World {
 
     /// Adds a super node that knows nobody; returns its number.
     pub(super) fn add_host(&mut self, version: u32) -> u32 {
+        self.add_host_in(version, None)
+    }
+
+    /// The same, in this address block rather than one of its own.
+    pub(super) fn add_host_in(&mut self, version: u32, block: Option<u32>) -> u32 {
         let number = self.hosts.len() as u32;
+        let address = block.map_or_else(|| address_of(number), |block| address_in(block, number));
         self.hosts.push(Host {
             overlay: None,
             node: node_id(u64::from(number), false),
+            address,
             place: Place::of(u64::from(number)),
             side: (number % 2) as u8,
             hostile: false,
@@ -262,7 +271,7 @@ impl World {
         let seed: [u8; 32] = self.rng.random();
         let host = &self.hosts[number as usize];
         let node = host.node;
-        let mut config = OverlayConfig::new(address_of(number));
+        let mut config = OverlayConfig::new(host.address);
         config.program_version = host.version;
         config.capacity = self.capacity;
         config.membership = MembershipConfig::default();
@@ -284,7 +293,7 @@ impl World {
         for _ in 0..3 {
             let contact = self.random_alive();
             if contact != host {
-                contacts.push(address_of(contact));
+                contacts.push(self.hosts[contact as usize].address);
             }
         }
         self.with(host, |overlay, now| overlay.join(now, &contacts));
@@ -344,11 +353,12 @@ impl World {
     /// A datagram arrives at its host.
     pub(super) fn deliver(&mut self, from: u32, to: u32, bytes: &Bytes) {
         let now = self.clock();
+        let source = self.hosts[from as usize].address;
         let host = &mut self.hosts[to as usize];
         let Some(overlay) = host.overlay.as_mut() else { return };
         host.bytes += bytes.len() as u64 + DATAGRAM_OVERHEAD;
         self.trace = mix64(self.trace ^ self.now ^ u64::from(to) << 40 ^ bytes.len() as u64);
-        overlay.handle_datagram(now, address_of(from), bytes);
+        overlay.handle_datagram(now, source, bytes);
         self.settle(to);
     }
 
@@ -420,7 +430,12 @@ fn kind_of(datagram: &Bytes) -> usize {
 /// The address of a host: its number in the lower half, its address block in the upper.
 pub(super) fn address_of(host: u32) -> SocketAddr {
     let block = 256 + mix64(u64::from(host)) % 20_000;
-    let ip = (block as u32) << 16 | host & 0xffff;
+    address_in(block as u32, host)
+}
+
+/// The address of a host in this block.
+pub(super) fn address_in(block: u32, host: u32) -> SocketAddr {
+    let ip = block << 16 | host & 0xffff;
     SocketAddr::new(Ipv4Addr::from(ip).into(), 4000)
 }
 
