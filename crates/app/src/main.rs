@@ -66,6 +66,8 @@ enum Command {
     SuperNode(up::SuperNodeArgs),
     /// End the running node
     Down(ProfileArgs),
+    /// Take a dedicated super node out of service: nodes go elsewhere, relayed calls end, then it does
+    Drain(Run<status::DrainArgs>),
     /// Show how the running node is doing
     Status(ProfileArgs),
     /// Print what happens, as it happens
@@ -198,6 +200,10 @@ async fn run_async(command: Command, output: Output) -> Result<()> {
         Command::Echo(arguments) => up::echo(arguments, output).await,
         Command::SuperNode(arguments) => up::super_node(arguments, output).await,
         Command::Down(profile) => status::down(&client(&profile)?, output).await,
+        Command::Drain(run) => {
+            let profile = run.profile.or_named("super-node");
+            status::drain(run.arguments, &client(&profile)?, output).await
+        }
         Command::Status(profile) => status::status(&client(&profile)?, output).await,
         Command::Events(profile) => status::events(&client(&profile)?).await,
         Command::Devices => status::devices(output).await,

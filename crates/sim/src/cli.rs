@@ -153,8 +153,8 @@ fn print(report: &Report, json: bool) {
         "{scenario}, seed {seed}: {super_nodes} super nodes, {users} users, {minutes} minutes"
     );
     println!(
-        "  look-ups      {} asked, {} right, {} out of date, {} not found",
-        report.lookups, report.found, report.wrong, report.missing
+        "  look-ups      {} asked, {} right, {} out of date, {} at the login server, {} not found",
+        report.lookups, report.found, report.wrong, report.by_login_server, report.missing
     );
     println!("  calls         {} of {} reached the callee", report.calls_connected, report.calls);
     println!(
@@ -174,6 +174,7 @@ fn print(report: &Report, json: bool) {
         "  records       {} lost of {} checked; {:.3} % of keepers hold the newest",
         report.records_lost, report.records_checked, report.keepers_consistent_percent
     );
+    print_special(report);
     println!(
         "  super node    {:.0} bytes/s, {} KiB resident",
         report.bytes_per_s_per_super_node,
@@ -193,4 +194,50 @@ fn print(report: &Report, json: bool) {
         println!("  missed        {target}");
     }
     println!("{}", if report.ok { "every target met" } else { "targets missed" });
+}
+
+/// The figures that only one scenario has.
+fn print_special(report: &Report) {
+    if report.presence_changes > 0 {
+        println!(
+            "  presence      {} changes to watchers, {:.2} % within a second ({:.0} ms median, \
+             {:.0} ms 99th percentile); who vanished is offline within {:.0} s",
+            report.presence_changes,
+            report.presence_in_a_second_percent,
+            report.presence_ms_median,
+            report.presence_ms_p99,
+            report.presence_vanished_s_max
+        );
+    }
+    if report.searches > 0 {
+        println!(
+            "  wildcard      {} searches, {} right; {} of {} users found, {} not listed; {} pages \
+             ({:.0} ms median, {:.0} ms 99th percentile); {} of 30 at once refused",
+            report.searches,
+            report.searches_right,
+            report.searches_found,
+            report.searches_matching,
+            report.searches_unlisted,
+            report.search_pages,
+            report.search_page_ms_median,
+            report.search_page_ms_p99,
+            report.searches_hurried_refused
+        );
+    }
+    if report.elected > 0 {
+        let [unplugged, retired] = report.unplugged_retired;
+        println!(
+            "  election      {} elected, {} retired; {} super nodes when all had come (load {} %, \
+             {} users waiting), {} at the end; {:.1} % in the crowded block, {:.1} % of one \
+             version; {retired} of {unplugged} on battery retired",
+            report.elected,
+            report.retired,
+            report.super_nodes_grown,
+            report.grown_load_percent,
+            report.grown_waiting,
+            report.super_nodes_at_end,
+            report.block_percent,
+            report.version_percent
+        );
+    }
 }

@@ -1,4 +1,5 @@
-//! `cooee status`, `cooee devices`, `cooee events`, `cooee down`.
+//! `cooee status`, `cooee devices`, `cooee events`, `cooee down`,
+//! `cooee drain`.
 
 use anyhow::Result;
 use cooee_node::api::types::Status;
@@ -80,5 +81,34 @@ pub(crate) async fn events(client: &Client) -> Result<()> {
 pub(crate) async fn down(client: &Client, output: Output) -> Result<()> {
     let answer: Value = client.post("/v1/shut-down", &json!({})).await?;
     output.result(&answer, "the node ends");
+    Ok(())
+}
+
+/// `cooee drain`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  cooee drain                      before an update of the machine
+  cooee drain --patience 3600      let relayed calls of up to an hour end
+
+Prints how many nodes, splices and relayed calls there were, and how many were left when the time
+was up. SIGTERM and Ctrl-C on the super node do the same with two seconds of patience.")]
+pub(crate) struct DrainArgs {
+    /// Seconds to wait at most for attached nodes and relayed calls
+    #[arg(long, default_value_t = 120, value_name = "SECONDS")]
+    patience: u64,
+}
+
+/// Takes a dedicated super node out of service; returns when it is done.
+pub(crate) async fn drain(arguments: DrainArgs, client: &Client, output: Output) -> Result<()> {
+    let wish = json!({ "patience_s": arguments.patience });
+    let drained: Value = client.post("/v1/drain", &wish).await?;
+    let said = format!(
+        "{} attached nodes went elsewhere, {} had not when the time was up; {} relayed calls were \
+         cut. The super node ends.",
+        drained["attached"].as_u64().unwrap_or(0) - drained["attached_left"].as_u64().unwrap_or(0),
+        drained["attached_left"],
+        drained["allocations_left"]
+    );
+    output.result(&drained, &said);
     Ok(())
 }

@@ -94,6 +94,7 @@ fn router(served: Served) -> Router {
     let guarded = Router::new()
         .route("/v1/status", get(status))
         .route("/v1/shut-down", post(shut_down))
+        .route("/v1/drain", post(drain))
         .route("/v1/devices", get(devices))
         .route("/metrics", get(metrics))
         .merge(calls::routes())
@@ -124,6 +125,16 @@ async fn ready(State(served): State<Served>) -> Response {
 async fn shut_down(State(served): State<Served>) -> Json<serde_json::Value> {
     served.node.shut_down();
     Json(json!({ "ok": true }))
+}
+
+async fn drain(
+    State(served): State<Served>,
+    Json(wish): Json<types::Drain>,
+) -> Answer<serde_json::Value> {
+    // On its own: who asked may go away, what has begun goes on.
+    let patience = std::time::Duration::from_secs(wish.patience_s);
+    let draining = tokio::spawn(async move { served.node.drain(patience).await });
+    Ok(Json(draining.await.map_err(|error| Problem::failed(error.to_string()))??))
 }
 
 async fn devices() -> Answer<serde_json::Value> {

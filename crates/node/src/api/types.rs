@@ -144,3 +144,10 @@ pub struct Digits {
     /// Any of `0123456789*#ABCD`.
     pub digits: String,
 }
+
+/// What `POST /v1/drain` takes.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Drain {
+    /// Longest time for attached nodes, splices and relayed calls to come to their end.
+    pub patience_s: u64,
+}

@@ -9,6 +9,7 @@
 //! Nothing is decided here: each part does its own work, and this module wires them together.
 
 mod candidacy;
+mod draining;
 mod finding;
 mod people;
 mod presence;

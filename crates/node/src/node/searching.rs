@@ -45,6 +45,11 @@ impl Node {
         } else {
             let name = Self::user_name(&query.to_lowercase())?;
             let found = look_up(attachment, &trust, &name).await.map_err(unreachable)?;
+            // The last resort, for whom no living keeper has: that there is such a user.
+            let found = match found {
+                None if self.login.user_exists(&name).await == Some(true) => Some(Shown::unseen()),
+                found => found,
+            };
             found.into_iter().map(|entry| (name.clone(), entry)).collect()
         };
         Ok(users.into_iter().map(|(name, entry)| entry.to_json(&name)).collect())
@@ -70,6 +75,12 @@ struct Shown {
 }
 
 impl Shown {
+    /// A user of the network of whom nothing else is known.
+    fn unseen() -> Self {
+        let display_name = String::new();
+        Self { display_name, presence: Presence::Offline, last_seen_unix_ms: None }
+    }
+
     fn to_json(&self, name: &UserName) -> Value {
         let presence = word(self.presence);
         let display_name =

@@ -188,8 +188,46 @@ impl Serving {
     pub(super) async fn drain(&self, patience: Duration) {
         let Some(active) = self.active() else { return };
         active.overlay.leave();
-        active.super_node.drain(patience).await;
+        active.super_node.drain(patience, || false).await;
         active.overlay.store_shards().await;
+    }
+}
+
+/// What a drain found and left behind.
+#[derive(Debug, Clone, Copy, Default, serde::Serialize)]
+pub(super) struct Drained {
+    /// Nodes attached when it began, and those that had not gone at the end.
+    pub(super) attached: usize,
+    pub(super) attached_left: usize,
+    /// The same of splices between nodes.
+    pub(super) splices: i64,
+    pub(super) splices_left: i64,
+    /// The same of relayed calls: allocations at the relay.
+    pub(super) allocations: u64,
+    pub(super) allocations_left: u64,
+    /// How long it took.
+    pub(super) took_ms: u64,
+}
+
+impl Active {
+    /// Takes leave for good, and tells what that was: attached nodes go elsewhere, relayed calls
+    /// are carried to their end, no longer than `patience`.
+    pub(super) async fn drain(&self, patience: Duration) -> Drained {
+        let begun = Instant::now();
+        let allocations = || self.relay.counts().allocations;
+        let mut drained = Drained {
+            attached: self.super_node.attached().len(),
+            splices: self.super_node.metrics().splices_open(),
+            allocations: allocations(),
+            ..Drained::default()
+        };
+        self.overlay.leave();
+        let left = self.super_node.drain(patience, || allocations() > 0).await;
+        (drained.attached_left, drained.splices_left) = left;
+        drained.allocations_left = allocations();
+        self.overlay.store_shards().await;
+        drained.took_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        drained
     }
 }
 

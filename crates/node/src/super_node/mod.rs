@@ -213,9 +213,10 @@ impl SuperNode {
         self.0.links.close_all();
     }
 
-    /// Takes leave: refuses new nodes, tells the attached ones where else to go, waits for the
-    /// splices to end but no longer than `patience`, then closes everything.
-    pub async fn drain(&self, patience: Duration) {
+    /// Takes leave: refuses new nodes, tells the attached ones where else to go, waits for them, for
+    /// the splices and for what else is `busy`, but no longer than `patience`, then closes
+    /// everything. Returns the nodes and splices that were left.
+    pub async fn drain(&self, patience: Duration, busy: impl Fn() -> bool) -> (usize, i64) {
         self.0.draining.store(true, Ordering::Relaxed);
         let closes_in_ms = u32::try_from(patience.as_millis()).unwrap_or(u32::MAX);
         let try_these = addresses_to_wire(self.0.others());
@@ -227,14 +228,16 @@ impl SuperNode {
         }
         let deadline = Instant::now() + patience;
         while Instant::now() < deadline
-            && (self.0.metrics.splices_open() > 0 || !self.0.attached().is_empty())
+            && (self.0.metrics.splices_open() > 0 || !self.0.attached().is_empty() || busy())
         {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
+        let left = (self.0.attached().len(), self.0.metrics.splices_open());
         for channel in channels {
             channel.connection().close();
         }
         self.0.links.close_all();
+        left
     }
 }
 

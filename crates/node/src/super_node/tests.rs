@@ -321,7 +321,8 @@ async fn draining_moves_nodes_without_breaking_their_splices() {
     let device = alice.look_up(key("bob")).await.unwrap().remove(0);
     let mut stream = alice.open_splice_to(&device).await.unwrap();
     let leaving = all.iter().find(|one| one.node() == first).unwrap().super_node.clone();
-    let drained = tokio::spawn(async move { leaving.drain(Duration::from_secs(2)).await });
+    let drained =
+        tokio::spawn(async move { leaving.drain(Duration::from_secs(2), || false).await });
     eventually(|| alice.super_nodes().first().is_some_and(|now| *now != first)).await;
     echo_works(&mut stream).await;
     drained.await.unwrap();

@@ -4,7 +4,8 @@
 //! name and, if the device wants to be found by wildcard, of its search terms. When a device
 //! vanishes,
 //! its super node signs a departure. Stores that are not answered are repeated a few times; what
-//! fails still is repaired between the keepers (`transfer`).
+//! fails still is repaired between the keepers (`transfer`), and stored again when whoever is dead
+//! is known to be: all keepers may have died at once.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -43,6 +44,10 @@ const SETTLE_TIME: Duration = Duration::from_secs(2);
 const AGAIN_AT_ONCE: usize = 16;
 const AGAIN_PAUSE: Duration = Duration::from_millis(50);
 
+/// When a record is stored again that a keeper did not answer for (chosen: a death is known after
+/// 3 s and 12 s of suspicion).
+const UNHEARD_PAUSE: Duration = Duration::from_secs(20);
+
 /// Why a record was not published. Nothing changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum PublishRefused {
@@ -75,6 +80,7 @@ struct Attached {
 
 struct Pending {
     to: NodeId,
+    device: NodeId,
     entry: v1::Entry,
     tries: u8,
 }
@@ -92,6 +98,9 @@ pub struct Publisher {
     again_at: Option<Instant>,
     /// Devices whose turn is still to come. Bound: those attached.
     again: Vec<NodeId>,
+    /// Devices whose record some keeper did not answer for, and when it is stored again. Bound:
+    /// those attached.
+    unheard: VecDeque<(Instant, NodeId)>,
     out: Vec<(NodeId, Kind)>,
     silent: Vec<NodeId>,
 }
@@ -125,7 +134,8 @@ impl Publisher {
     /// When [`Self::handle_timeout`] has something to do.
     pub fn next_timeout(&self) -> Option<Instant> {
         let store = self.deadlines.front().map(|(at, _)| *at);
-        [store, self.again_at].into_iter().flatten().min()
+        let unheard = self.unheard.front().map(|(at, _)| *at);
+        [store, self.again_at, unheard].into_iter().flatten().min()
     }
 
     /// The membership changed. Records stored while few members were known, or at keepers that are
@@ -147,22 +157,38 @@ impl Publisher {
         }
         let rest = self.again.len().saturating_sub(AGAIN_AT_ONCE);
         for device in self.again.split_off(rest) {
-            let Some(attached) = self.attached.get(&device) else { continue };
-            let Some(record) = attached.record.clone() else { continue };
-            let keys = std::iter::once(record.name_key).chain(attached.terms.iter().copied());
-            for key in keys.collect::<Vec<_>>() {
-                let entry = v1::Entry {
-                    key: Bytes::copy_from_slice(&key.0),
-                    record: Some(record.wire.clone()),
-                    departure: None,
-                };
-                changed.extend(self.store_at_keepers(view, keeper, key, entry));
-            }
+            changed.extend(self.store_device(view, keeper, device));
         }
         let more = !self.again.is_empty();
         self.again_at = more.then_some(view.now.instant + AGAIN_PAUSE);
         if !more {
             self.handle_members(view.now.instant, view.table.present());
+        }
+        changed
+    }
+
+    /// Stores what an attached device published, at whoever keeps it now.
+    fn store_device(&mut self, view: &View, keeper: &mut Keeper, device: NodeId) -> Vec<NameKey> {
+        let Some(attached) = self.attached.get(&device) else { return Vec::new() };
+        let Some(record) = attached.record.clone() else { return Vec::new() };
+        let keys = std::iter::once(record.name_key).chain(attached.terms.iter().copied());
+        let mut changed = Vec::new();
+        for key in keys.collect::<Vec<_>>() {
+            let entry = v1::Entry {
+                key: Bytes::copy_from_slice(&key.0),
+                record: Some(record.wire.clone()),
+                departure: None,
+            };
+            changed.extend(self.store_at_keepers(view, keeper, (key, device), entry));
+        }
+        changed
+    }
+
+    fn store_unheard(&mut self, view: &View, keeper: &mut Keeper) -> Vec<NameKey> {
+        let mut changed = Vec::new();
+        while self.unheard.front().is_some_and(|(at, _)| *at <= view.now.instant) {
+            let Some((_, device)) = self.unheard.pop_front() else { break };
+            changed.extend(self.store_device(view, keeper, device));
         }
         changed
     }
@@ -218,7 +244,7 @@ impl Publisher {
                 record: Some(wire.clone()),
                 departure: None,
             };
-            changed.extend(self.store_at_keepers(view, keeper, key, entry));
+            changed.extend(self.store_at_keepers(view, keeper, (key, device), entry));
         }
         Ok(changed)
     }
@@ -242,14 +268,14 @@ impl Publisher {
             record: None,
             departure: Some(departure),
         };
-        self.store_at_keepers(view, keeper, key, entry)
+        self.store_at_keepers(view, keeper, (key, device), entry)
     }
 
     fn store_at_keepers(
         &mut self,
         view: &View,
         keeper: &mut Keeper,
-        key: NameKey,
+        (key, device): (NameKey, NodeId),
         entry: v1::Entry,
     ) -> Vec<NameKey> {
         let placement = keeper.placement(view, shard_of(&key)).into_owned();
@@ -265,7 +291,8 @@ impl Publisher {
             self.next_request += 1;
             self.send(request, *to, &entry);
             if self.pending.len() < PENDING_MAX {
-                self.pending.insert(request, Pending { to: *to, entry: entry.clone(), tries: 1 });
+                self.pending
+                    .insert(request, Pending { to: *to, device, entry: entry.clone(), tries: 1 });
                 self.deadlines.push_back((view.now.instant + STORE_TIMEOUT, request));
             }
         }
@@ -288,7 +315,9 @@ impl Publisher {
     /// changed at this node itself.
     pub fn handle_timeout(&mut self, view: &View, keeper: &mut Keeper) -> Vec<NameKey> {
         self.repeat(view.now.instant);
-        self.store_again(view, keeper)
+        let mut changed = self.store_unheard(view, keeper);
+        changed.extend(self.store_again(view, keeper));
+        changed
     }
 
     fn repeat(&mut self, now: Instant) {
@@ -297,6 +326,10 @@ impl Publisher {
             let Some(mut pending) = self.pending.remove(&request) else { continue };
             if pending.tries >= STORE_TRIES {
                 self.silent.push(pending.to);
+                let waits = self.unheard.iter().any(|(_, device)| *device == pending.device);
+                if pending.entry.record.is_some() && self.is_attached(&pending.device) && !waits {
+                    self.unheard.push_back((now + UNHEARD_PAUSE, pending.device));
+                }
                 continue;
             }
             pending.tries += 1;

@@ -30,6 +30,9 @@ pub(super) enum Verdict {
     Wrong,
     /// Nothing, though the user was seen in the last 72 hours.
     Missing,
+    /// Nothing at the keepers, but the login server says that there is such a user; and the user is
+    /// attached nowhere, so that nobody could say more.
+    Registered,
 }
 
 /// Counts of what look-ups gave.
@@ -45,6 +48,9 @@ pub(super) struct Tally {
     pub(super) wrong_answers: Vec<String>,
     /// Nothing found.
     pub(super) missing: u64,
+    /// Nothing found at the keepers; the login server, asked last, knew the user, who was in truth
+    /// not attached anywhere.
+    pub(super) by_login_server: u64,
     /// Calls placed to whoever was found and is there.
     pub(super) calls: u64,
     /// Of these at a super node that holds the callee.
@@ -71,6 +77,7 @@ impl Tally {
         self.look_ups += 1;
         match verdict {
             Verdict::Right | Verdict::Settling => self.found += 1,
+            Verdict::Registered => self.by_login_server += 1,
             Verdict::Wrong => self.wrong += 1,
             Verdict::Missing => self.missing += 1,
         }

@@ -42,6 +42,8 @@ pub struct Report {
     pub wrong: u64,
     /// Of these with nothing.
     pub missing: u64,
+    /// Of these found at no keeper, attached nowhere, and known to the login server, asked last.
+    pub by_login_server: u64,
     /// Calls placed to whoever was found and is there.
     pub calls: u64,
     /// Of these whose splice reached the callee, at the first or the second look-up.
