@@ -164,9 +164,9 @@ impl Runner {
             candidate.standing.block = AddressBlock::of(address.ip());
         }
         let own = candidate.host;
-        let own_load = own.and_then(|host| {
+        let own_load = own.map(|host| {
             let attached = self.users.attached_to.get(host as usize).map_or(0, Vec::len);
-            Some(attached as u32 * 100 / self.world.capacity)
+            attached as u32 * 100 / self.world.capacity
         });
         let Some(overlay) = self.world.hosts[dedicated as usize].overlay.as_ref() else { return };
         let verdict = may_serve(candidate.consent, &candidate.standing, overlay.table(), own_load);

@@ -40,5 +40,5 @@ pub(super) fn display_name(user: u32) -> String {
 
 /// Whether the user lets wildcard searches show them: four of five.
 pub(super) fn is_listed(user: u32) -> bool {
-    mix64(u64::from(user) ^ 0x715) % 5 > 0
+    !mix64(u64::from(user) ^ 0x715).is_multiple_of(5)
 }

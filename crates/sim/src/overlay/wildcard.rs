@@ -141,7 +141,7 @@ impl Runner {
         self.searches.pages += 1;
         for one in &answer.matches {
             let rank = one.cursor.first().copied().unwrap_or(u8::MAX);
-            paging.told.push((rank, user_of(&one.found.record.user.to_string())));
+            paging.told.push((rank, user_of(one.found.record.user.as_ref())));
         }
         let last = answer.matches.last().map(|last| last.cursor.clone());
         match last.filter(|_| answer.more && paging.pages < PAGES_MAX) {
