@@ -66,7 +66,7 @@ enum Command {
     SuperNode(up::SuperNodeArgs),
     /// End the running node
     Down(ProfileArgs),
-    /// Take a dedicated super node out of service: nodes go elsewhere, relayed calls end, then it does
+    /// Take a dedicated super node out of service: its nodes go elsewhere, relayed calls end
     Drain(Run<status::DrainArgs>),
     /// Show how the running node is doing
     Status(ProfileArgs),

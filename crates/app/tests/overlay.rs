@@ -330,8 +330,8 @@ fn under_load_a_user_is_elected_serves_and_leaves() {
     world.call("bertram", "casper");
 }
 
-/// An operator takes the super node out of service that two users use, in the middle of a call: they
-/// go to the other one, the call goes on to its end, and then the super node ends.
+/// An operator takes the super node out of service that two users use, in the middle of a call:
+/// they go to the other one, the call goes on to its end, and then the super node ends.
 #[test]
 fn a_drained_super_node_ends_when_its_nodes_and_calls_have_gone() {
     let mut world = World::start(2, &["alina", "bertram"]);

@@ -8,9 +8,9 @@ use super::Node;
 use crate::api::types::Problem;
 
 impl Node {
-    /// Takes this super node out of service: no new nodes, the attached ones go elsewhere, splices
-    /// and relayed calls are carried to their end but no longer than `patience`. Then the node ends.
-    /// Tells what was there and what was left.
+    /// Takes this super node out of service: no new nodes, the attached ones go elsewhere,
+    /// splices and relayed calls are carried to their end but no longer than `patience`.
+    /// Then the node ends. Tells what was there and what was left.
     pub async fn drain(&self, patience: Duration) -> Result<Value, Problem> {
         if self.attachment.is_some() {
             return Err(Problem::refused(

@@ -213,8 +213,8 @@ impl SuperNode {
         self.0.links.close_all();
     }
 
-    /// Takes leave: refuses new nodes, tells the attached ones where else to go, waits for them, for
-    /// the splices and for what else is `busy`, but no longer than `patience`, then closes
+    /// Takes leave: refuses new nodes, tells the attached ones where else to go, waits for them,
+    /// for the splices and for what else is `busy`, but no longer than `patience`, then closes
     /// everything. Returns the nodes and splices that were left.
     pub async fn drain(&self, patience: Duration, busy: impl Fn() -> bool) -> (usize, i64) {
         self.0.draining.store(true, Ordering::Relaxed);
