@@ -41,7 +41,8 @@ const WARY_FROM: usize = 4;
 /// holds an older one may be behind, and the newest wins anyway).
 const ALIKE_AT_TIMEOUT: usize = 3;
 
-/// Answers of any kind that end a look-up at which all 24 were asked (chosen: hostile keepers may be
+/// Answers of any kind that end a look-up at which all 24 were asked (chosen: hostile keepers may
+/// be
 /// silent; with 30 % of them hostile all of 14 are with probability 5e-8).
 const HEARD_OF_ALL: usize = 2 * ALIKE_WARY;
 

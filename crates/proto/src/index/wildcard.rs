@@ -6,7 +6,8 @@
 //! filed under any term. A term's record may be a day old: before a call the name is looked up
 //! exactly.
 //!
-//! A page takes several datagrams (a record is half of one). What one keeper lacks another tells, so
+//! A page takes several datagrams (a record is half of one). What one keeper lacks another tells,
+//! so
 //! a merged page ends where two of three keepers have told all: `reach` below.
 
 use std::{

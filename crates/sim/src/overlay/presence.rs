@@ -5,7 +5,8 @@
 //!   buddy ── record ─▶ super node ── Store ─▶ keepers ── WatchEvent ─▶ super node ─▶ watcher
 //! ```
 //!
-//! Who vanishes is noticed by the keep-alive: the time from then on counts, and the whole is held to
+//! Who vanishes is noticed by the keep-alive: the time from then on counts, and the whole is held
+//! to
 //! the bound of the control connection.
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,4 +1,5 @@
-//! The scenario `wildcard`: people search by pattern, page by page, and get everyone who matches and
+//! The scenario `wildcard`: people search by pattern, page by page, and get everyone who matches
+//! and
 //! lets themselves be listed, best first; who asks too fast is refused.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,7 +24,7 @@ const NEXT_PAGE: u32 = 100;
 /// with a gap, nobody.
 const PATTERNS: [&str; 7] = ["ali*", "alina*", "lindqvist", "björn*", "dor*eri*", "kem?l*", "zzz*"];
 
-/// Pause between two pages of one search: what the limit for one device allows (one in two seconds).
+/// Pause between two pages of one search: what the limit for one device allows.
 const PAGE_PAUSE_S: u64 = 2;
 
 /// Pages that one search may take before it has failed.
