@@ -137,7 +137,7 @@ async fn either_of_two_login_servers_may_die_and_the_database_be_restarted() {
     let to = invitation.clone();
     let flooded = move |number: usize| {
         let (invitation, [first, second]) = (to.clone(), addresses);
-        let order = if number % 2 == 0 { [first, second] } else { [second, first] };
+        let order = if number.is_multiple_of(2) { [first, second] } else { [second, first] };
         async move { register(&invitation, order, number).await }
     };
     let (acknowledged, failed) = flood::flood(flooded, || first.kill()).await;
