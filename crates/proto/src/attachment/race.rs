@@ -93,6 +93,10 @@ pub(super) struct Attempt {
 /// answered a probe. Chosen: each needless start costs some 5 kB of handshake.
 pub(super) const PATIENCE: u32 = 4;
 
+/// The part of a stagger that the attempt under way has left when another host answers a probe: TCP
+/// to one host and UDP to another, started together, come back together. Chosen: as above.
+pub(super) const GRACE: u32 = 4;
+
 /// Times after the start of a round at which probes are sent (again).
 const PROBE_AT: [Duration; 3] =
     [Duration::ZERO, Duration::from_millis(500), Duration::from_millis(1500)];
@@ -273,7 +277,9 @@ impl Attachment {
         }
         match &self.in_use {
             None => {
-                let wait = back_off(self.failed_rounds, &mut self.randomness);
+                let since = *self.failing_since.get_or_insert(now.instant);
+                let failing_for = now.instant.saturating_duration_since(since);
+                let wait = back_off(self.failed_rounds, failing_for, &mut self.randomness);
                 self.failed_rounds = self.failed_rounds.saturating_add(1);
                 self.waiting_until = Some(now.instant + wait);
             }
