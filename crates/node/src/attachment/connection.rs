@@ -15,7 +15,8 @@ use tokio::{
 
 use super::{AttachmentEvent, IncomingSplice, driver::Input, notified};
 use crate::transport::{
-    ControlChannel, Inbox, IncomingStream, Trust, handle_revocation_notice, revocation_notice,
+    ControlChannel, Inbox, IncomingStream, TransportError, Trust, handle_revocation_notice,
+    revocation_notice,
 };
 
 pub(super) struct Served {
@@ -31,19 +32,24 @@ pub(super) struct Served {
 /// Time for a sign of life when one is asked for, if others answer. Chosen: a loss is healed within
 /// two seconds.
 const CHECK_TIME: Duration = Duration::from_millis(1500);
-/// The same while nobody answers: then the link is full or gone, and a new connection would fare no
-/// better, but take 4 kB of it. Chosen: below TCP's own limit of 20 s.
+/// The same where there is nobody else to ask.
 const CHECK_TIME_ALONE: Duration = KEEPALIVE_ANSWER_TIME;
 
-/// Closes a connection that gives no sign of life; `others` are asked when it hesitates.
+/// Closes a connection that gives no sign of life; `others` are asked when it hesitates. If nobody
+/// answers, the link is full or gone: a new connection would fare no better, but take 4 kB of it.
+/// Then TCP's own limit (20 s) decides.
 pub(super) fn check(channel: ControlChannel, others: Vec<ControlChannel>) {
     tokio::spawn(async move {
+        let is_alone = others.is_empty();
         let mut ping = pin!(channel.ping(CHECK_TIME_ALONE));
         let at_once = timeout(CHECK_TIME / 2, &mut ping).await;
         let answer = match at_once {
             Ok(answer) => answer.ok(),
             Err(_) => tokio::select! {
-                answer = &mut ping => answer.ok(),
+                answer = &mut ping => match answer {
+                    Err(TransportError::TimedOut(_)) if !is_alone => return,
+                    answer => answer.ok(),
+                },
                 () = somebody_answers(others) => {
                     timeout(CHECK_TIME / 2, ping).await.ok().and_then(Result::ok)
                 }

@@ -158,8 +158,11 @@ impl Attachment {
     /// The TCP connection of an attempt is open: it is alive, and the rest of its handshake may
     /// take its time before others are bothered.
     pub fn handle_progress(&mut self, now: Now, attempt: AttemptId) {
-        if self.attempts.contains_key(&attempt) {
-            self.round.next_start = Some(now.instant + self.config.stagger * PATIENCE);
+        if let Some(attempt) = self.attempts.get(&attempt) {
+            // On a slow link the rest takes as much longer.
+            let opening = now.instant.saturating_duration_since(attempt.started);
+            let patience = (self.config.stagger * PATIENCE).max(opening * PATIENCE);
+            self.round.next_start = Some(now.instant + patience);
         }
         self.advance(now);
     }

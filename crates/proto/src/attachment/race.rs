@@ -86,6 +86,7 @@ pub(super) struct Target {
 #[derive(Clone, Debug)]
 pub(super) struct Attempt {
     pub(super) target: Target,
+    pub(super) started: Instant,
     pub(super) deadline: Instant,
 }
 
@@ -261,7 +262,7 @@ impl Attachment {
             let attempt = AttemptId(self.next_attempt);
             self.next_attempt += 1;
             let deadline = now.instant + self.config.attempt_time;
-            self.attempts.insert(attempt, Attempt { target, deadline });
+            self.attempts.insert(attempt, Attempt { target, started: now.instant, deadline });
             self.round.tried.push(target.to);
             self.outputs.push_back(Output::Connect { attempt, to: target.to });
             let staggers = if self.in_use.is_some() { PATIENCE } else { 1 };
