@@ -382,7 +382,11 @@ impl MediaSession {
                     self.tell_deaf(Direction::Outbound);
                     self.paths.condemn(media, now);
                     self.switch(now, best);
-                } else if self.paths.is_clearly_better(best, media, crowded) {
+                } else if self.paths.is_clearly_better(
+                    best,
+                    media,
+                    crowded || self.pace.has_queue(now),
+                ) {
                     self.switch(now, best);
                 }
             }

@@ -1,7 +1,6 @@
 //! How much a session may say beside the voice, and how soon it may call a path dead.
 //!
-//! Where the voice itself has little room, or a queue stands somewhere on the way, silence is no
-//! sign of death: what is late or lost drowned in the same queue, which copies on other paths and
+//! Where rate control has left the voice little room, silence is no sign of death: what is late or lost drowned in the same queue, which copies on other paths and
 //! hurried reports would only fill. Then the session says little, waits longer, and moves only to a
 //! path of a better kind. ICE's own checks and RTCP are thinned out too: the reports, which are
 //! authenticated and answered, do what they are for (RFC 7675 consent included).
@@ -56,13 +55,18 @@ impl Pace {
         }
     }
 
-    /// Rate control gives the voice little, or a queue stands.
+    /// Round trips tell of a queue, not of the way's length.
+    pub(super) fn has_queue(&self, now: Instant) -> bool {
+        self.queue_until.is_some_and(|until| until > now)
+    }
+
+    /// Rate control gives the voice little. A queue alone is no sign: late packets may be those of
+    /// a machine that stalls, and there a dead path must be left as fast as ever.
     pub(super) fn is_crowded(&self, now: Instant) -> bool {
         let is_speaking =
             self.voice_at.is_some_and(|at| now.saturating_duration_since(at) < STOPPED);
         let is_judged = self.voice_since.is_some_and(|since| since + SMOOTHING * 2 <= now);
-        let is_scarce = is_speaking && is_judged && self.voice_bytes_per_s < SCARCE_BYTES_PER_S;
-        is_scarce || self.queue_until.is_some_and(|until| until > now)
+        is_speaking && is_judged && self.voice_bytes_per_s < SCARCE_BYTES_PER_S
     }
 
     /// Whether a message of ICE may leave although there is little room.
