@@ -15,8 +15,7 @@ use tokio::{
 
 use super::{AttachmentEvent, IncomingSplice, driver::Input, notified};
 use crate::transport::{
-    ControlChannel, Inbox, IncomingStream, TransportError, Trust, handle_revocation_notice,
-    revocation_notice,
+    ControlChannel, Inbox, IncomingStream, Trust, handle_revocation_notice, revocation_notice,
 };
 
 pub(super) struct Served {
@@ -32,24 +31,20 @@ pub(super) struct Served {
 /// Time for a sign of life when one is asked for, if others answer. Chosen: a loss is healed within
 /// two seconds.
 const CHECK_TIME: Duration = Duration::from_millis(1500);
-/// The same where there is nobody else to ask.
-const CHECK_TIME_ALONE: Duration = KEEPALIVE_ANSWER_TIME;
+/// The same while nobody answers. Chosen: one loss in a full queue of a slow link.
+const CHECK_TIME_ALONE: Duration = Duration::from_millis(2500);
 
 /// Closes a connection that gives no sign of life; `others` are asked when it hesitates. If nobody
-/// answers, the link is full or gone: a new connection would fare no better, but take 4 kB of it.
-/// Then TCP's own limit (20 s) decides.
+/// answers, the link is full, where a new connection would fare no better and take 4 kB of it, or a
+/// NAT has forgotten them all: then it is waited a little longer.
 pub(super) fn check(channel: ControlChannel, others: Vec<ControlChannel>) {
     tokio::spawn(async move {
-        let is_alone = others.is_empty();
         let mut ping = pin!(channel.ping(CHECK_TIME_ALONE));
         let at_once = timeout(CHECK_TIME / 2, &mut ping).await;
         let answer = match at_once {
             Ok(answer) => answer.ok(),
             Err(_) => tokio::select! {
-                answer = &mut ping => match answer {
-                    Err(TransportError::TimedOut(_)) if !is_alone => return,
-                    answer => answer.ok(),
-                },
+                answer = &mut ping => answer.ok(),
                 () = somebody_answers(others) => {
                     timeout(CHECK_TIME / 2, ping).await.ok().and_then(Result::ok)
                 }
