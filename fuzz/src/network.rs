@@ -1,7 +1,11 @@
 //! What the fuzz targets share: a network with devices, a moment, and a way to cut one input into
 //! many.
 
-use std::time::{Duration, Instant};
+use std::{
+    cell::RefCell,
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use cooee_proto::{
     clock::{Now, UnixTime},
@@ -26,18 +30,25 @@ pub(crate) fn name(text: &str) -> UserName {
     text.parse().expect("legal")
 }
 
-/// A device of the network and its certificate.
+/// A device of the network and its certificate; made once, for signing costs more than most runs.
 pub(crate) fn device(seed: u8, user: Option<&str>, role: Option<Role>) -> (NodeKey, Certificate) {
+    thread_local! {
+        static MADE: RefCell<BTreeMap<u8, Certificate>> = const { RefCell::new(BTreeMap::new()) };
+    }
     let key = NodeKey::from_seed([seed; 32]);
-    let request = CertificateRequest {
-        public_key: key.public(),
-        user: user.map(name),
-        roles: role.map_or(Roles::NONE, |role| Roles::NONE.with(role)),
-        serial: u64::from(seed) + 1,
-        not_before: UNIX.minus(Duration::from_secs(3600)),
-        not_after: UNIX.plus(Duration::from_secs(7 * 86_400)),
+    let issue = || {
+        let request = CertificateRequest {
+            public_key: key.public(),
+            user: user.map(name),
+            roles: role.map_or(Roles::NONE, |role| Roles::NONE.with(role)),
+            serial: u64::from(seed) + 1,
+            not_before: UNIX.minus(Duration::from_secs(3600)),
+            not_after: UNIX.plus(Duration::from_secs(7 * 86_400)),
+        };
+        Certificate::issue(&network(), &request).expect("legal")
     };
-    let certificate = Certificate::issue(&network(), &request).expect("legal");
+    // One target runs in a process, and gives each seed one role.
+    let certificate = MADE.with_borrow_mut(|made| made.entry(seed).or_insert_with(issue).clone());
     (key, certificate)
 }
 

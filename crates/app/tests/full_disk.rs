@@ -5,6 +5,7 @@ mod support;
 
 use std::process::Command;
 
+use cooee_lab::deployment::UserOptions;
 use support::{COOEE, network};
 
 /// Runs a shell script with a tiny file system at `$D`; what it printed.
@@ -104,4 +105,42 @@ fn a_login_server_on_a_full_disk_refuses_and_recovers() {
     assert!(said.contains("the disk of the login server is full"), "{said}");
     let users = said.split("== users\n").nth(1).unwrap();
     assert!(users.contains("alice") && users.contains("bob"), "{said}");
+}
+
+/// What the caller hears is recorded on the tiny disk, everything else lies elsewhere.
+#[test]
+fn a_call_goes_on_when_its_recording_cannot() {
+    let folder = tempfile::tempdir().unwrap();
+    let network = network(folder.path(), 1);
+    let options = UserOptions {
+        microphone: Some("tone:440".into()),
+        answers: true,
+        ..UserOptions::default()
+    };
+    let _bob = network.user("here", "bob", options).unwrap();
+    let script = r#"
+        P="--profile-dir $D/../alice"
+        $COOEE register alice --invitation "$INVITATION" $P
+        $COOEE up $P --bind 127.0.0.1 --loopback --super-node never --microphone silence &
+        NODE=$!
+        until_ok sh -c "$COOEE --json status $P 2>/dev/null | grep -q '\"attached\"'"
+        $COOEE --json call bob --for 8 --speaker "wav:$D/ear.wav" $P >"$D/../events" &
+        CALL=$!
+        until_ok test -s "$D/ear.wav.json"
+        fill
+        echo "== events"; wait $CALL && echo "the call was whole"
+        cat "$D/../events"
+        kill $NODE; wait $NODE
+        echo "== kept"; stat -c %s "$D/ear.wav"
+    "#;
+    let said = with_tiny_disk(1024, folder.path(), &[("INVITATION", network.invitation())], script);
+    assert!(said.contains("the call was whole"), "{said}");
+    let (before, after) = said.split_once("recording_failed").unwrap_or_else(|| panic!("{said}"));
+    assert!(after.contains("the disk full"), "{said}");
+    assert!(before.contains("\"answered_unix_ms\"") || after.contains("hung_up"), "{said}");
+    // Sound still came after the recording had ended.
+    let later = after.matches("\"statistics\"").count();
+    assert!(later >= 2, "{later} statistics after the recording failed: {said}");
+    let kept: u64 = said.split("== kept\n").nth(1).unwrap().trim().parse().unwrap();
+    assert!(kept > 44, "what was recorded is kept");
 }

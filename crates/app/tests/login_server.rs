@@ -1,25 +1,19 @@
 //! The login server as a process: killed without warning, shut down, misused, looked after.
 
+#[path = "support/flood.rs"]
+mod flood;
+
 use std::{
     collections::BTreeSet,
     io::{BufRead, BufReader, Read},
     net::SocketAddr,
     path::Path,
     process::{Child, Command, Stdio},
-    sync::{Arc, Mutex},
-    time::Duration,
 };
 
-use cooee_node::login_server::{
-    ClientConfig, Invitation, NodeKey, Password, Stretching, UserName,
-    client::{Device, LoginClient},
-};
+use cooee_node::login_server::Invitation;
+use flood::REGISTRATIONS;
 use tokio::net::TcpStream;
-
-/// Small on purpose and only here: the cost of the password hash is not what these tests are about.
-const CHEAP: Stretching = Stretching { memory_kib: 64, passes: 1, lanes: 1 };
-const REGISTRATIONS: usize = 1000;
-const CLIENTS: usize = 16;
 
 fn cooee(directory: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_cooee"));
@@ -79,28 +73,10 @@ impl Drop for Server {
     }
 }
 
+/// Registers a number at one login server.
 async fn register(invitation: &Invitation, address: SocketAddr, number: usize) -> Option<String> {
-    let config = ClientConfig { root: invitation.root, stretching: CHEAP };
     let stream = TcpStream::connect(address).await.ok()?;
-    let mut client = LoginClient::connect(stream, config, 0).await.ok()?;
-    let user: UserName = user_name(number).parse().unwrap();
-    let mut seed = [7; 32];
-    seed[..8].copy_from_slice(&number.to_be_bytes());
-    let device = Device { key: NodeKey::from_seed(seed), name: "test".into() };
-    let password = Password::new("correct horse").unwrap();
-    let registered = client.register(&user, &password, "", "", &device).await;
-    registered.ok().map(|_| user.to_string())
-}
-
-/// Numbers in letters whose skeletons differ.
-fn user_name(number: usize) -> String {
-    const LETTERS: &[u8; 10] = b"aefghjkptx";
-    let digits = format!("{number:05}");
-    let letters = digits.bytes().map(|digit| char::from(LETTERS[usize::from(digit - b'0')]));
-    letters.fold(String::from("u"), |mut name, letter| {
-        name.push(letter);
-        name
-    })
+    flood::register(invitation, stream, number).await
 }
 
 fn users(directory: &Path) -> BTreeSet<String> {
@@ -114,49 +90,20 @@ fn users(directory: &Path) -> BTreeSet<String> {
     text.lines().map(name).collect()
 }
 
-/// Registers from many clients at once; at `stop_after` acknowledged ones, `at_stop` is called
-/// while the others are under way. Gives the acknowledged ones.
-async fn flood(
-    invitation: &Invitation,
-    address_of: impl Fn(usize) -> SocketAddr + Send + Sync + 'static,
-    stop_after: usize,
-    at_stop: impl FnOnce(),
-) -> BTreeSet<String> {
-    let acknowledged = Arc::new(Mutex::new(BTreeSet::new()));
-    let address_of = Arc::new(address_of);
-    let clients: Vec<_> = (0..CLIENTS)
-        .map(|client| {
-            let (acknowledged, address_of) = (acknowledged.clone(), address_of.clone());
-            let invitation = invitation.clone();
-            tokio::spawn(async move {
-                for number in (client..REGISTRATIONS).step_by(CLIENTS) {
-                    let address = address_of(number);
-                    if let Some(user) = register(&invitation, address, number).await {
-                        acknowledged.lock().unwrap().insert(user);
-                    }
-                }
-            })
-        })
-        .collect();
-    while acknowledged.lock().unwrap().len() < stop_after {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-        assert!(clients.iter().any(|client| !client.is_finished()), "too few were acknowledged");
-    }
-    at_stop();
-    for client in clients {
-        client.await.unwrap();
-    }
-    Arc::into_inner(acknowledged).unwrap().into_inner().unwrap()
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn every_acknowledged_registration_survives_a_kill() {
     let directory = tempfile::tempdir().unwrap();
     let invitation = init(directory.path(), None);
     let server = Server::start(directory.path());
     let address = server.address;
-    let acknowledged =
-        flood(&invitation, move |_| address, REGISTRATIONS / 2, || server.kill()).await;
+    let flooded = {
+        let invitation = invitation.clone();
+        move |number| {
+            let invitation = invitation.clone();
+            async move { register(&invitation, address, number).await }
+        }
+    };
+    let (acknowledged, _) = flood::flood(flooded, || server.kill()).await;
     println!("{} of {REGISTRATIONS} acknowledged before the kill", acknowledged.len());
     assert!(acknowledged.len() < REGISTRATIONS, "the kill came too late to test anything");
     let server = Server::start(directory.path());

@@ -1,5 +1,7 @@
 //! Two login servers on one PostgreSQL: either may be killed, and the database restarted.
 
+#[path = "support/flood.rs"]
+mod flood;
 #[path = "../../node/tests/common/postgres.rs"]
 mod postgres;
 mod support;
@@ -10,28 +12,16 @@ use std::{
     net::SocketAddr,
     path::Path,
     process::{Child, Command, Stdio},
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
 };
 
 use cooee_node::{
     attachment::open_login_path,
-    login_server::{
-        ClientConfig, Invitation, NodeKey, Password, Stretching, UserName,
-        client::{Device, LoginClient},
-    },
+    login_server::Invitation,
     transport::{Credentials, Dialer, ProxyConfig, Tls, Trust},
 };
+use flood::{CLIENTS, REGISTRATIONS};
 use postgres::Postgres;
 use support::{COOEE, run, wait_for};
-
-/// Small on purpose and only here: the cost of the password hash is not what these tests are about.
-const CHEAP: Stretching = Stretching { memory_kib: 64, passes: 1, lanes: 1 };
-const REGISTRATIONS: usize = 1000;
-const CLIENTS: usize = 16;
 
 /// A running login server; killed when dropped.
 struct Server(Child);
@@ -105,27 +95,11 @@ async fn register(
     order: [SocketAddr; 2],
     number: usize,
 ) -> Option<String> {
-    let mut seed = [7; 32];
-    seed[..8].copy_from_slice(&number.to_be_bytes());
-    let credentials = Credentials::anonymous(NodeKey::from_seed(seed));
+    let credentials = Credentials::anonymous(flood::key(number));
     let tls = Tls::new(Trust::new(invitation.root), credentials).ok()?;
     let dialer = Dialer::new(tls, ProxyConfig::default());
     let path = open_login_path(&dialer, &order, &[]).await.ok()?;
-    let config = ClientConfig { root: invitation.root, stretching: CHEAP };
-    let mut client = LoginClient::connect(path.stream, config, 0).await.ok()?;
-    let user: UserName = user_name(number).parse().unwrap();
-    let device = Device { key: NodeKey::from_seed(seed), name: "test".into() };
-    let password = Password::new("correct horse").unwrap();
-    let registered = client.register(&user, &password, "", "", &device).await;
-    registered.ok().map(|_| user.to_string())
-}
-
-/// Numbers in letters whose skeletons differ.
-fn user_name(number: usize) -> String {
-    const LETTERS: &[u8; 10] = b"aefghjkptx";
-    let digits = format!("{number:05}");
-    let letters = digits.bytes().map(|digit| char::from(LETTERS[usize::from(digit - b'0')]));
-    std::iter::once('u').chain(letters).collect()
+    flood::register(invitation, path.stream, number).await
 }
 
 fn users(directory: &Path) -> BTreeSet<String> {
@@ -135,43 +109,6 @@ fn users(directory: &Path) -> BTreeSet<String> {
         user["name"].as_str().unwrap().to_owned()
     };
     listed.lines().map(name).collect()
-}
-
-/// The flood; half of the clients ask one server first. `at_half` is called in the middle. Gives
-/// those that were acknowledged, and how many were not.
-async fn flood(
-    invitation: &Invitation,
-    addresses: [SocketAddr; 2],
-    at_half: impl FnOnce(),
-) -> (BTreeSet<String>, usize) {
-    let acknowledged = Arc::new(Mutex::new(BTreeSet::new()));
-    let failed = Arc::new(AtomicUsize::new(0));
-    let clients: Vec<_> = (0..CLIENTS)
-        .map(|client| {
-            let (acknowledged, failed) = (acknowledged.clone(), failed.clone());
-            let invitation = invitation.clone();
-            tokio::spawn(async move {
-                let [first, second] = addresses;
-                let order = if client % 2 == 0 { [first, second] } else { [second, first] };
-                for number in (client..REGISTRATIONS).step_by(CLIENTS) {
-                    match register(&invitation, order, number).await {
-                        Some(user) => _ = acknowledged.lock().unwrap().insert(user),
-                        None => _ = failed.fetch_add(1, Ordering::Relaxed),
-                    }
-                }
-            })
-        })
-        .collect();
-    while acknowledged.lock().unwrap().len() < REGISTRATIONS / 2 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-        assert!(clients.iter().any(|client| !client.is_finished()), "too few were acknowledged");
-    }
-    at_half();
-    for client in clients {
-        client.await.unwrap();
-    }
-    let acknowledged = Arc::into_inner(acknowledged).unwrap().into_inner().unwrap();
-    (acknowledged, failed.load(Ordering::Relaxed))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -196,7 +133,14 @@ async fn either_of_two_login_servers_may_die_and_the_database_be_restarted() {
     assert!(after.0 - before.0 <= 50, "a registration cost the server {before:?} to {after:?}");
     assert!(after.1 < before.1 + 32, "the server hashed the password: {before:?} to {after:?}");
 
-    let (acknowledged, failed) = flood(&invitation, addresses, || first.kill()).await;
+    // Half of the clients ask one server first, half the other.
+    let to = invitation.clone();
+    let flooded = move |number: usize| {
+        let (invitation, [first, second]) = (to.clone(), addresses);
+        let order = if number % 2 == 0 { [first, second] } else { [second, first] };
+        async move { register(&invitation, order, number).await }
+    };
+    let (acknowledged, failed) = flood::flood(flooded, || first.kill()).await;
     let (cpu_ms, peak_mib) = second.cost();
     println!("the server that lived: {cpu_ms} ms of processor time, at most {peak_mib} MiB");
     assert!(peak_mib < 256, "{peak_mib} MiB");

@@ -34,6 +34,27 @@ const CHECK_TIME: Duration = Duration::from_millis(1500);
 /// The same while nobody answers. Chosen: one loss in a full queue of a slow link.
 const CHECK_TIME_ALONE: Duration = Duration::from_millis(2500);
 
+/// Messages that a super node may send unasked at once, and each second from then on. Chosen: a
+/// notice of every buddy of a long list after a return, and far more than a network's day brings.
+const UNASKED_MAX: f64 = 2_000.0;
+const UNASKED_PER_S: f64 = 20.0;
+
+/// Notices a super node that floods.
+struct Unasked {
+    left: f64,
+    at: Instant,
+}
+
+impl Unasked {
+    /// Counts a message; false if it is one too many.
+    fn allows(&mut self, now: Instant) -> bool {
+        let gained = now.duration_since(self.at).as_secs_f64() * UNASKED_PER_S;
+        self.left = (self.left + gained).min(UNASKED_MAX) - 1.0;
+        self.at = now;
+        self.left >= 0.0
+    }
+}
+
 /// Closes a connection that gives no sign of life; `others` are asked when it hesitates. If nobody
 /// answers, the link is full, where a new connection would fare no better and take 4 kB of it, or a
 /// NAT has forgotten them all: then it is waited a little longer.
@@ -84,6 +105,7 @@ pub(super) async fn serve(mut served: Served) {
     }
     let mut revocations = served.trust.revocations();
     let mut keepalive_at = Instant::now() + KEEPALIVE_INTERVAL;
+    let mut unasked = Unasked { left: UNASKED_MAX, at: Instant::now() };
     loop {
         tokio::select! {
             incoming = connection.accept() => match incoming {
@@ -91,7 +113,11 @@ pub(super) async fn serve(mut served: Served) {
                 None => break,
             },
             kind = served.inbox.recv() => match kind {
-                Some(kind) => handle(&served, kind).await,
+                Some(kind) if unasked.allows(Instant::now()) => handle(&served, kind).await,
+                Some(_) => {
+                    tracing::warn!(?connection, "this super node floods: left");
+                    break;
+                }
                 None => break,
             },
             Ok(()) = revocations.changed() => {

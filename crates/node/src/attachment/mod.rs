@@ -161,6 +161,17 @@ struct Held {
     watched: Vec<NameKey>,
 }
 
+/// The super node that gave an answer.
+#[derive(Debug)]
+pub(crate) struct Answerer(ControlChannel);
+
+impl Answerer {
+    /// Leaves it, for what it said is proven wrong: another takes its place.
+    pub(crate) fn leave(&self) {
+        self.0.connection().close();
+    }
+}
+
 impl Attachment {
     /// Starts to race for a super node and stays attached from then on.
     pub fn start(
@@ -292,12 +303,20 @@ impl Attachment {
 
     /// Looks a name up; an unknown one gives an empty list.
     pub async fn look_up(&self, key: NameKey) -> Result<Vec<FoundDevice>, TransportError> {
+        Ok(self.look_up_at(key, false).await?.0)
+    }
+
+    /// The same; also says who answered.
+    pub(crate) async fn look_up_and_tell(
+        &self,
+        key: NameKey,
+    ) -> Result<(Vec<FoundDevice>, Answerer), TransportError> {
         self.look_up_at(key, false).await
     }
 
     /// The same, passing by the cache of the super node: after what it said has failed.
     pub async fn look_up_fresh(&self, key: NameKey) -> Result<Vec<FoundDevice>, TransportError> {
-        self.look_up_at(key, true).await
+        Ok(self.look_up_at(key, true).await?.0)
     }
 
     /// Searches by wildcard, one page; `after` is empty for the first.
@@ -316,11 +335,14 @@ impl Attachment {
         &self,
         key: NameKey,
         fresh: bool,
-    ) -> Result<Vec<FoundDevice>, TransportError> {
+    ) -> Result<(Vec<FoundDevice>, Answerer), TransportError> {
         let name_key = Bytes::copy_from_slice(key.as_bytes());
         let look_up = LookUp { name_key, local_only: false, fresh };
-        match self.request(request::Kind::LookUp(look_up)).await? {
-            answer::Kind::LookUpResult(result) => Ok(found_devices(&result.found)),
+        let (answer, channel) = self.request_and_tell(request::Kind::LookUp(look_up)).await?;
+        match answer {
+            answer::Kind::LookUpResult(result) => {
+                Ok((found_devices(&result.found), Answerer(channel)))
+            }
             other => Err(unexpected(&other)),
         }
     }
@@ -372,12 +394,20 @@ impl Attachment {
     /// Sends a request to the super node in use; if its connection breaks or it hesitates, to the
     /// next one too.
     pub async fn request(&self, kind: request::Kind) -> Result<answer::Kind, TransportError> {
+        Ok(self.request_and_tell(kind).await?.0)
+    }
+
+    /// The same; also gives the connection that the answer came by.
+    async fn request_and_tell(
+        &self,
+        kind: request::Kind,
+    ) -> Result<(answer::Kind, ControlChannel), TransportError> {
         let mut last = TransportError::Closed;
         for _ in 0..2 {
             self.wait_for_connection().await?;
             let ask = |channel: ControlChannel| {
                 let kind = kind.clone();
-                (channel.clone(), async move { channel.request(kind).await })
+                (channel.clone(), async move { Ok((channel.request(kind).await?, channel)) })
             };
             match hedge::first(self.channels().into_iter().map(ask).collect()).await {
                 None => {}

@@ -124,9 +124,16 @@ pub(super) fn record_of(device: &FoundDevice, trust: &LiveTrust) -> Option<Arc<U
     (record.device == device.node).then_some(record)
 }
 
+/// Whether a super node has said what no honest one says: each checks what it keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Honesty {
+    Plausible,
+    Lied,
+}
+
 /// Leaves the user's own devices that are attached somewhere, with the super nodes that they name
 /// themselves: nobody on the way can send a caller elsewhere.
-fn retain_reachable(devices: &mut Vec<FoundDevice>, user: &UserName, trust: &LiveTrust) {
+fn retain_reachable(devices: &mut Vec<FoundDevice>, user: &UserName, trust: &LiveTrust) -> Honesty {
     let mut unsigned = 0;
     devices.retain_mut(|device| {
         let Some(record) = record_of(device, trust) else {
@@ -138,7 +145,9 @@ fn retain_reachable(devices: &mut Vec<FoundDevice>, user: &UserName, trust: &Liv
     });
     if unsigned > 0 {
         tracing::warn!(%user, unsigned, "records that their devices did not sign");
+        return Honesty::Lied;
     }
+    Honesty::Plausible
 }
 
 impl LookUp for Finder {
@@ -154,17 +163,20 @@ impl LookUp for Finder {
         let direct = self.direct_devices(&user);
         Box::pin(async move {
             let key = user.key(trust.network());
-            let looked_up = timeout(LOOK_UP_PATIENCE, attachment.look_up(key)).await;
-            let mut devices = match looked_up.unwrap_or(Err(TransportError::TimedOut("look-up"))) {
-                Ok(devices) => devices,
-                Err(error) => {
-                    tracing::info!(%user, %error, "look-up failed");
-                    // Buddies who know where they are need nobody to find each other.
-                    let known = (!direct.is_empty()).then_some(direct);
-                    return known.ok_or(LookUpFailure::Unreachable);
-                }
-            };
-            retain_reachable(&mut devices, &user, &trust);
+            let looked_up = timeout(LOOK_UP_PATIENCE, attachment.look_up_and_tell(key)).await;
+            let (mut devices, answerer) =
+                match looked_up.unwrap_or(Err(TransportError::TimedOut("look-up"))) {
+                    Ok(found) => found,
+                    Err(error) => {
+                        tracing::info!(%user, %error, "look-up failed");
+                        // Buddies who know where they are need nobody to find each other.
+                        let known = (!direct.is_empty()).then_some(direct);
+                        return known.ok_or(LookUpFailure::Unreachable);
+                    }
+                };
+            if retain_reachable(&mut devices, &user, &trust) == Honesty::Lied {
+                answerer.leave();
+            }
             if devices.is_empty() {
                 // The cache of the super node may be from before the user came.
                 devices = attachment.look_up_fresh(key).await.unwrap_or_default();
