@@ -4,7 +4,6 @@
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    os::fd::{AsRawFd, OwnedFd},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -13,26 +12,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, anyhow};
-use nix::{
-    errno::Errno,
-    sys::{
-        socket::{
-            AddressFamily, LinkAddr, SockFlag, SockProtocol, SockType, recvfrom, setsockopt,
-            socket, sockopt,
-        },
-        time::TimeVal,
-    },
-};
+use crate::packet_socket::PacketSocket;
+use anyhow::{Result, anyhow};
 
-use crate::network::inside;
-
-/// What the kernel may hold until it is read: seconds of the laboratory's traffic.
-const BUFFER_BYTES: usize = 32 << 20;
 /// Most that is kept in memory; a longer capture fails.
 const CAPTURE_BYTES_MAX: usize = 256 << 20;
-/// Longest packet: offloading joins segments up to this.
-const PACKET_BYTES_MAX: usize = 1 << 17;
 /// `PACKET_OUTGOING` of packet(7): a forwarded packet is seen coming and going; once is enough.
 const OUTGOING: u8 = 4;
 
@@ -69,21 +53,12 @@ pub struct Capture {
 impl Capture {
     /// Starts to read everything that leaves a namespace by any interface.
     pub fn start(namespace: &str) -> Result<Self> {
-        let socket = inside(namespace, || {
-            let all = SockProtocol::EthAll;
-            let socket = socket(AddressFamily::Packet, SockType::Datagram, SockFlag::empty(), all)
-                .context("packet socket")?;
-            if setsockopt(&socket, sockopt::RcvBufForce, &BUFFER_BYTES).is_err() {
-                setsockopt(&socket, sockopt::RcvBuf, &BUFFER_BYTES)?;
-            }
-            setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::new(0, 100_000))?;
-            Ok(socket)
-        })?;
+        let socket = PacketSocket::open(namespace)?;
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
         let reader = thread::Builder::new()
             .name("capture".into())
-            .spawn(move || read_all(&socket, &stopped))?;
+            .spawn(move || read_all(socket, &stopped))?;
         Ok(Self { stop, reader })
     }
 
@@ -95,21 +70,20 @@ impl Capture {
     }
 }
 
-fn read_all(socket: &OwnedFd, stopped: &AtomicBool) -> Result<Vec<Packet>> {
+fn read_all(mut socket: PacketSocket, stopped: &AtomicBool) -> Result<Vec<Packet>> {
     let mut packets = Vec::new();
     let mut bytes = 0;
-    let mut buffer = vec![0; PACKET_BYTES_MAX];
     loop {
-        let (length, from) = match recvfrom::<LinkAddr>(socket.as_raw_fd(), &mut buffer) {
-            Ok(received) => received,
-            Err(Errno::EAGAIN | Errno::EINTR) if stopped.load(Ordering::Relaxed) => break,
-            Err(Errno::EAGAIN | Errno::EINTR) => continue,
-            Err(error) => return Err(error).context("reading packets"),
+        let Some((packet, from)) = socket.read()? else {
+            if stopped.load(Ordering::Relaxed) {
+                break;
+            }
+            continue;
         };
-        if from.is_none_or(|link| link.pkttype() != OUTGOING) {
+        if from.pkttype() != OUTGOING {
             continue;
         }
-        if let Some(packet) = parse(Instant::now(), &buffer[..length]) {
+        if let Some(packet) = parse(Instant::now(), packet) {
             bytes += packet.payload.len();
             anyhow::ensure!(bytes < CAPTURE_BYTES_MAX, "too much traffic to keep");
             packets.push(packet);

@@ -1,5 +1,6 @@
 //! The laboratory: the shipped program behind real kernels' NATs, and the paper's experiments.
 
+mod canvas;
 pub mod capture;
 pub mod cli;
 pub mod deployment;
@@ -10,7 +11,9 @@ pub mod experiments;
 pub mod matrix;
 pub mod measure;
 pub mod mobility;
+pub mod namespace;
 pub mod network;
+mod packet_socket;
 pub mod proxy;
 pub mod pulse;
 pub mod report;

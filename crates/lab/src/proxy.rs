@@ -14,7 +14,7 @@ use std::{
 
 use anyhow::Result;
 
-use crate::network::inside;
+use crate::namespace::inside;
 
 /// Most tunnels at once; further clients are turned away.
 const TUNNELS_MAX: usize = 64;

@@ -10,10 +10,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use cooee_lab::{
-    eavesdropper::Capture,
-    network::{Network, inside},
-};
+use cooee_lab::{eavesdropper::Capture, namespace::inside, network::Network};
 use cooee_media::voice::{VoiceConfig, VoiceSender};
 
 use crate::{

@@ -12,7 +12,6 @@ mod tls;
 use std::{
     collections::BTreeMap,
     net::IpAddr,
-    os::fd::{AsRawFd, OwnedFd},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -22,37 +21,17 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use nix::{
-    errno::Errno,
-    net::if_::if_nametoindex,
-    sys::{
-        socket::{
-            AddressFamily, LinkAddr, SockFlag, SockProtocol, SockType, recvfrom, setsockopt,
-            socket, sockopt,
-        },
-        time::{TimeVal, TimeValLike as _},
-    },
-};
+use nix::net::if_::if_nametoindex;
 
 pub use flows::{Flow, flows};
 pub use packet::{Packet, Transport};
 
 use crate::{
-    network::{Network, inside},
-    topology::plan::OUTSIDE,
+    namespace::inside, network::Network, packet_socket::PacketSocket, topology::plan::OUTSIDE,
 };
 
 /// Most packets that are kept: an hour of a call. What comes after is counted, not kept.
 const PACKETS_MAX: usize = 1_000_000;
-
-/// Socket buffer: a second of 100 Mbit/s.
-const BUFFER_BYTES: usize = 12_500_000;
-
-/// How often the thread looks whether it shall end, in ms.
-const LOOK_MS: i64 = 20;
-
-/// Longest packet: TCP offloading may hand over several segments as one.
-const PACKET_BYTES_MAX: usize = 65_536;
 
 /// A capture that runs; ends when dropped.
 #[derive(Debug)]
@@ -71,12 +50,16 @@ impl Capture {
                 .into_iter()
                 .flatten()
                 .collect();
-        let (fd, interface) = inside(&network.namespace(host), open)
-            .with_context(|| format!("cannot listen at the interface of {host}"))?;
+        let namespace = network.namespace(host);
+        let explain = || format!("cannot listen at the interface of {host}");
+        let socket = PacketSocket::open(&namespace).with_context(explain)?;
+        let interface =
+            inside(&namespace, || Ok(if_nametoindex(OUTSIDE)?)).with_context(explain)?;
+        let interface = usize::try_from(interface)?;
         let start = Instant::now();
         let packets = Arc::new(Mutex::new(Vec::new()));
         let stop = Arc::new(AtomicBool::new(false));
-        let reader = Reader { fd, interface, own, start, packets: packets.clone() };
+        let reader = Reader { socket, interface, own, start, packets: packets.clone() };
         let told = stop.clone();
         let thread = std::thread::Builder::new()
             .name(format!("captures {host}"))
@@ -116,24 +99,8 @@ impl Drop for Capture {
     }
 }
 
-/// A packet socket in this thread's namespace, and the interface to listen at.
-fn open() -> Result<(OwnedFd, usize)> {
-    let fd = socket(
-        AddressFamily::Packet,
-        SockType::Datagram,
-        SockFlag::SOCK_CLOEXEC,
-        SockProtocol::EthAll,
-    )
-    .context("no packet socket: the laboratory needs its own network namespace")?;
-    setsockopt(&fd, sockopt::ReceiveTimeout, &TimeVal::milliseconds(LOOK_MS))?;
-    // Root may exceed the limit; without the privilege the kernel's own size has to do.
-    let _ = setsockopt(&fd, sockopt::RcvBufForce, &BUFFER_BYTES);
-    let interface = if_nametoindex(OUTSIDE)?;
-    Ok((fd, usize::try_from(interface)?))
-}
-
 struct Reader {
-    fd: OwnedFd,
+    socket: PacketSocket,
     interface: usize,
     own: Vec<IpAddr>,
     start: Instant,
@@ -141,23 +108,22 @@ struct Reader {
 }
 
 impl Reader {
-    fn run(self, stop: &AtomicBool) {
-        let mut buffer = vec![0; PACKET_BYTES_MAX];
+    fn run(mut self, stop: &AtomicBool) {
         let mut streams = BTreeMap::new();
         while !stop.load(Ordering::Relaxed) {
-            let (length, from) = match recvfrom::<LinkAddr>(self.fd.as_raw_fd(), &mut buffer) {
-                Ok(got) => got,
-                Err(Errno::EAGAIN | Errno::EINTR) => continue,
+            let (bytes, from) = match self.socket.read() {
+                Ok(Some(got)) => got,
+                Ok(None) => continue,
                 Err(error) => {
                     tracing::error!(%error, "the capture ends");
                     return;
                 }
             };
-            if from.is_none_or(|from| from.ifindex() != self.interface) {
+            if from.ifindex() != self.interface {
                 continue;
             }
             let at_s = self.start.elapsed().as_secs_f64();
-            let Some(mut packet) = packet::parse(&buffer[..length], &mut streams) else { continue };
+            let Some(mut packet) = packet::parse(bytes, &mut streams) else { continue };
             packet.at_s = at_s;
             packet.outgoing = self.own.contains(&packet.from.ip());
             let mut packets = self.packets.lock().unwrap_or_else(PoisonError::into_inner);

@@ -11,7 +11,8 @@ use rustix::time::{ClockId, clock_gettime};
 use serde_json::json;
 
 use crate::{
-    network::{Network, inside},
+    namespace::inside,
+    network::Network,
     sandbox,
     topology::{Family, Host, LinkConfig, Loss, Topology},
 };

@@ -1,13 +1,11 @@
 //! `cooee lab mobility`.
 
-use std::{env, path::PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 
-use crate::{
-    mobility::{self, FAULTS, Fault, FaultReport, MobilityPlan},
-    sandbox,
-};
+use super::Workshop;
+use crate::mobility::{self, FAULTS, Fault, FaultReport, MobilityPlan};
 
 /// `cooee lab mobility`.
 #[derive(Debug, clap::Args)]
@@ -35,17 +33,13 @@ pub(super) fn run(arguments: &MobilityArgs, json: bool) -> Result<()> {
         return Ok(());
     }
     let faults = faults(&arguments.faults)?;
-    sandbox::enter()?;
-    let program = env::current_exe().context("cannot find the running program")?;
-    let temporary = tempfile::tempdir()?;
-    let folder = arguments.keep.as_deref().unwrap_or(temporary.path());
-    std::fs::create_dir_all(folder)?;
-    let folder = std::fs::canonicalize(folder)?;
+    let workshop = Workshop::enter(arguments.keep.as_deref())?;
     let plan = MobilityPlan { faults, parallel: arguments.parallel, delay_ms: arguments.delay_ms };
     if !json {
         println!("{:<24} {:>9} {:>9}  path before → after", "fault", "gap", "limit");
     }
-    let reports = mobility::run(&plan, &program, &folder, |report| say(report, json));
+    let reports =
+        mobility::run(&plan, &workshop.program, &workshop.folder, |report| say(report, json));
     if reports.iter().any(|report| !report.ok) {
         bail!("a gap is longer than its limit, or the voice went on by the wrong path");
     }

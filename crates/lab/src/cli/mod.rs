@@ -13,7 +13,14 @@ mod setup;
 mod topology;
 mod voice;
 
-use anyhow::Result;
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result};
+
+use crate::sandbox;
 
 /// `cooee lab …`.
 #[derive(Debug, clap::Subcommand)]
@@ -68,6 +75,29 @@ pub enum LabCommand {
     Doctor(doctor::DoctorArgs),
     /// Measure dialling to ringing, and the answer to the first sound
     Setup(setup::SetupArgs),
+}
+
+/// What a command works with, inside the sandbox.
+struct Workshop {
+    /// This program.
+    program: PathBuf,
+    /// For logs, profiles and recordings.
+    folder: PathBuf,
+    /// Removes the folder unless it is to be kept.
+    _temporary: tempfile::TempDir,
+}
+
+impl Workshop {
+    /// Enters the sandbox; what is written there is kept in `keep`.
+    fn enter(keep: Option<&Path>) -> Result<Self> {
+        sandbox::enter()?;
+        let program = env::current_exe().context("cannot find the running program")?;
+        let temporary = tempfile::tempdir()?;
+        let folder = keep.unwrap_or(temporary.path());
+        fs::create_dir_all(folder)?;
+        let folder = fs::canonicalize(folder)?;
+        Ok(Self { program, folder, _temporary: temporary })
+    }
 }
 
 /// Runs a command of the laboratory.

@@ -1,14 +1,12 @@
 //! `cooee lab setup`.
 
-use std::{env, path::PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use cooee_sim::place::Place;
 
-use crate::{
-    sandbox,
-    setup::{self, Relation, SetupPlan, SetupReport},
-};
+use super::Workshop;
+use crate::setup::{self, Relation, SetupPlan, SetupReport};
 
 /// `cooee lab setup`.
 #[derive(Debug, clap::Args)]
@@ -31,18 +29,14 @@ pub(super) fn run(arguments: &SetupArgs, json: bool) -> Result<()> {
     let name = &arguments.place;
     let place = Place::by_name(name)
         .with_context(|| format!("no place \"{name}\": `cooee lab places` lists them"))?;
-    sandbox::enter()?;
-    let program = env::current_exe().context("cannot find the running program")?;
-    let temporary = tempfile::tempdir()?;
-    let folder = arguments.keep.as_deref().unwrap_or(temporary.path());
-    std::fs::create_dir_all(folder)?;
-    let folder = std::fs::canonicalize(folder)?;
+    let workshop = Workshop::enter(arguments.keep.as_deref())?;
     let plan = SetupPlan { place, calls: arguments.calls, delay_ms: arguments.delay_ms };
     if !json {
         let heads = ("ringing", "caller hears", "callee hears");
         println!("{:<10} {:>22} {:>14} {:>14}", "", heads.0, heads.1, heads.2);
     }
-    let reports = setup::run(&plan, &program, &folder, |report| say(report, json))?;
+    let reports =
+        setup::run(&plan, &workshop.program, &workshop.folder, |report| say(report, json))?;
     if reports.iter().any(|report| !report.ok) {
         bail!("a target is missed");
     }

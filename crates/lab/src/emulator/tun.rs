@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context, Result};
 use nix::libc;
 
-use crate::network::inside;
+use crate::namespace::inside;
 
 nix::ioctl_write_ptr_bad!(tun_set_interface, libc::TUNSETIFF, libc::ifreq);
 

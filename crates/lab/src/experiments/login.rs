@@ -16,7 +16,10 @@ use super::{
     stage::{HOME, Plan, SETUPS, Setup, Stage, block, last_line, play, said, unblock},
 };
 use crate::{
-    capture::{Capture, flows::totals},
+    capture::{
+        Capture, Flow, Packet,
+        flows::{Count, flows, totals},
+    },
     deployment::{PASSWORD, UserOptions},
     report::{Section, Table, Target},
 };
@@ -36,6 +39,8 @@ struct Runs {
     warm_ms: Vec<f64>,
     bytes: Vec<f64>,
     warm_bytes: Vec<f64>,
+    /// What the first cold login exchanged with whom.
+    parts: Vec<Flow>,
 }
 
 pub(super) fn run(bench: &Bench) -> Result<Section> {
@@ -52,8 +57,24 @@ pub(super) fn run(bench: &Bench) -> Result<Section> {
             "Time and bytes",
             &["set-up", "paper", "cold, ms", "of it account", "warm, ms", "bytes, cold", "warm"],
         );
+        let mut parts = Table::new(
+            "The first cold login by part",
+            &["set-up", "with", "over", "packets", "payload bytes", "IP bytes"],
+        );
         for (setup, paper) in SETUPS.iter().zip(PAPER) {
             let runs = measure(stage, setup)?;
+            for part in &runs.parts {
+                let both =
+                    |of: fn(&Count) -> usize| number((of(&part.sent) + of(&part.received)) as f64);
+                parts.row([
+                    setup.name.to_owned(),
+                    part.peer.clone(),
+                    part.transport.name().to_owned(),
+                    both(|count| count.packets),
+                    both(|count| count.payload),
+                    both(|count| count.bytes),
+                ]);
+            }
             let row = [&runs.cold_ms, &runs.account_ms, &runs.warm_ms, &runs.bytes];
             let cells = row.into_iter().chain([&runs.warm_bytes]).map(|values| spread(values));
             let head = [setup.name.to_owned(), format!("{}, {}", paper.0, paper.1)];
@@ -61,6 +82,7 @@ pub(super) fn run(bench: &Bench) -> Result<Section> {
             judge(&mut section, setup, paper, &runs);
         }
         section.tables.push(table);
+        section.tables.push(parts);
         section.tables.push(blocked(stage)?);
         section.tables.push(wrong_password(stage)?);
         section.lines_only = true;
@@ -83,22 +105,32 @@ fn measure(stage: &Stage<'_>, setup: &Setup) -> Result<Runs> {
         let (host, name) = (host(setup), format!("{}-{run}", host(setup)));
         stage.account(&name)?;
         let options = UserOptions { device: Some("second".to_owned()), ..UserOptions::default() };
-        let before = stage.network.bytes(host)?;
+        let capture = Capture::start(stage.network, host)?;
         let mut user = stage.deployment.user(host, &name, options.clone())?;
-        runs.bytes.push((stage.network.bytes(host)? - before) as f64);
+        let packets = capture.packets();
+        runs.bytes.push(bytes(&packets));
+        if run == 0 {
+            runs.parts = flows(&packets, &stage.names);
+        }
         let account_ms = figure(user.registered(), "took_ms")?;
         runs.account_ms.push(account_ms);
         runs.cold_ms.push(account_ms + figure(user.attached(), "login_ms")?);
         // A day passes: the node stores its host cache when it ends.
         user.node().end()?;
-        let before = stage.network.bytes(host)?;
+        let capture = Capture::start(stage.network, host)?;
         user.restart(&options)?;
-        runs.warm_bytes.push((stage.network.bytes(host)? - before) as f64);
+        runs.warm_bytes.push(bytes(&capture.packets()));
         runs.warm_ms.push(figure(user.attached(), "login_ms")?);
         user.node().end()?;
         stage.bench.tell(&format!("{}: run {} of {}", setup.name, run + 1, stage.bench.runs));
     }
     Ok(runs)
+}
+
+/// IP packets of both directions.
+fn bytes(packets: &[Packet]) -> f64 {
+    let [sent, received] = totals(packets);
+    (sent.bytes + received.bytes) as f64
 }
 
 fn judge(section: &mut Section, setup: &Setup, paper: (&str, &str, f64), runs: &Runs) {
@@ -110,6 +142,7 @@ fn judge(section: &mut Section, setup: &Setup, paper: (&str, &str, f64), runs: &
         "setup": setup.name, "cold_ms": cold.round(), "warm_ms": warm.round(),
         "bytes": bytes.round(), "ok": is_fast && is_small, "warm_bytes": warm_bytes.round(),
         "account_ms": median(&runs.account_ms).round(), "runs": runs.cold_ms.len(),
+        "parts": runs.parts,
         "cold_ms_runs": runs.cold_ms, "warm_ms_runs": runs.warm_ms, "bytes_runs": runs.bytes,
     }));
     section.targets.push(Target::new(

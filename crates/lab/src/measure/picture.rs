@@ -1,15 +1,11 @@
 //! What was measured, to look at: both waveforms over the delay of each window.
 
-use std::{ops::Range, path::Path, sync::Once};
+use std::{ops::Range, path::Path};
 
-use anyhow::{Context as _, anyhow};
-use plotters::{
-    coord::Shift,
-    prelude::*,
-    style::{FontStyle, register_font},
-};
+use plotters::{coord::Shift, prelude::*, style::FontStyle};
 
 use super::{delay::DelayReport, recording::Recording};
+use crate::canvas::{self, GRID, INK, Sketch};
 
 const WIDTH: u32 = 1_400;
 const HEIGHT: u32 = 900;
@@ -21,8 +17,6 @@ const MOUTH: RGBColor = RGBColor(31, 105, 165);
 const EAR: RGBColor = RGBColor(200, 92, 30);
 const DELAY: RGBColor = RGBColor(40, 130, 70);
 const GAP: RGBColor = RGBColor(205, 40, 50);
-const GRID: RGBColor = RGBColor(232, 232, 232);
-const INK: RGBColor = RGBColor(50, 50, 50);
 
 /// Draws to `path`, PNG or SVG by its extension.
 pub fn draw(
@@ -31,32 +25,22 @@ pub fn draw(
     title: &str,
     path: &Path,
 ) -> anyhow::Result<()> {
-    prepare_fonts();
-    let result = match path.extension().and_then(|e| e.to_str()) {
-        Some("svg") => {
-            let area = SVGBackend::new(path, (WIDTH, HEIGHT)).into_drawing_area();
-            draw_all(&area, recording, report, title)
-        }
-        Some("png") => {
-            let area = BitMapBackend::new(path, (WIDTH, HEIGHT)).into_drawing_area();
-            draw_all(&area, recording, report, title)
-        }
-        _ => Err(anyhow!("write .png or .svg")),
-    };
-    result.with_context(|| format!("cannot draw {}", path.display()))
+    canvas::draw(path, (WIDTH, HEIGHT), &Picture { recording, report, title })
 }
 
-/// Makes "sans-serif" known to plotters, which brings no font of its own.
-pub fn prepare_fonts() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        for (style, font) in
-            [(FontStyle::Normal, dejavu::sans::regular()), (FontStyle::Bold, dejavu::sans::bold())]
-        {
-            // It fails only for bytes that are no font.
-            let _ = register_font("sans-serif", style, font);
-        }
-    });
+struct Picture<'p> {
+    recording: &'p Recording,
+    report: &'p DelayReport,
+    title: &'p str,
+}
+
+impl Sketch for Picture<'_> {
+    fn draw_on<B: DrawingBackend>(&self, area: &DrawingArea<B, Shift>) -> anyhow::Result<()>
+    where
+        B::ErrorType: 'static,
+    {
+        draw_all(area, self.recording, self.report, self.title)
+    }
 }
 
 fn draw_all<B: DrawingBackend>(

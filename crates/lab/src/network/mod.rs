@@ -11,14 +11,11 @@ pub(crate) use gateway::PROXY_PORT;
 use std::{
     collections::BTreeMap,
     fmt::Write,
-    fs::File,
     net::{Ipv4Addr, Ipv6Addr},
     process::Command,
-    thread,
 };
 
-use anyhow::{Context, Result, anyhow};
-use nix::sched::{CloneFlags, setns};
+use anyhow::{Context, Result};
 
 use crate::{
     emulator::{Emulator, LinkHandle},
@@ -28,21 +25,6 @@ use crate::{
         plan::{OUTSIDE, Wire, wires},
     },
 };
-
-/// Runs `work` on a thread of its own in the namespace called `namespace`. Sockets made there
-/// stay there, whoever uses them afterwards.
-pub fn inside<T: Send>(namespace: &str, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
-    thread::scope(|scope| {
-        scope
-            .spawn(|| {
-                let path = format!("/run/netns/{namespace}");
-                setns(File::open(&path).context(path)?, CloneFlags::CLONE_NEWNET)?;
-                work()
-            })
-            .join()
-            .map_err(|_| anyhow!("the thread in {namespace} panicked"))?
-    })
-}
 
 /// A topology that is up.
 #[derive(Debug)]

@@ -2,19 +2,15 @@
 
 use std::path::Path;
 
-use anyhow::{Context as _, anyhow};
 use plotters::{
     coord::{Shift, ranged1d::ValueFormatter},
     prelude::*,
     style::FontStyle,
 };
 
-use crate::measure::picture::prepare_fonts;
+use crate::canvas::{self, GRID, INK, Sketch};
 
 const WIDTH: u32 = 1_200;
-
-const GRID: RGBColor = RGBColor(232, 232, 232);
-const INK: RGBColor = RGBColor(50, 50, 50);
 
 /// Colours in the order of the series.
 const COLOURS: [RGBColor; 7] = [
@@ -119,14 +115,16 @@ pub struct Chart {
 
 /// Draws to `path`, PNG or SVG by its extension.
 pub fn draw(chart: &Chart, path: &Path) -> anyhow::Result<()> {
-    prepare_fonts();
-    let size = (WIDTH, chart.height);
-    let result = match path.extension().and_then(|extension| extension.to_str()) {
-        Some("svg") => draw_on(&SVGBackend::new(path, size).into_drawing_area(), chart),
-        Some("png") => draw_on(&BitMapBackend::new(path, size).into_drawing_area(), chart),
-        _ => Err(anyhow!("write .png or .svg")),
-    };
-    result.with_context(|| format!("cannot draw {}", path.display()))
+    canvas::draw(path, (WIDTH, chart.height), chart)
+}
+
+impl Sketch for Chart {
+    fn draw_on<B: DrawingBackend>(&self, area: &DrawingArea<B, Shift>) -> anyhow::Result<()>
+    where
+        B::ErrorType: 'static,
+    {
+        draw_on(area, self)
+    }
 }
 
 fn draw_on<B: DrawingBackend>(area: &DrawingArea<B, Shift>, chart: &Chart) -> anyhow::Result<()>

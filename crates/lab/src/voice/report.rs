@@ -6,7 +6,7 @@ use anyhow::{Result, anyhow};
 use plotters::prelude::*;
 
 use super::{Cell, Condition, Figures, Kind, Spread, VoicePlan, figures};
-use crate::measure::picture::prepare_fonts;
+use crate::canvas::prepare_fonts;
 
 /// A figure that gets a table: title, digits, which one it is.
 type Column = (&'static str, usize, fn(&Figures) -> Option<Spread>);

@@ -7,7 +7,8 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use cooee_lab::{
-    network::{Network, inside},
+    namespace::inside,
+    network::Network,
     topology::{Host, LinkConfig, Loss, Topology},
 };
 

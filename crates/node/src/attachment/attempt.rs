@@ -14,7 +14,7 @@ use cooee_proto::{
 };
 
 use crate::transport::{
-    CertificateProblem, ConnectionLimits, ControlChannel, Dialer, Inbox, TransportError, greeting,
+    CertificateProblem, ControlChannel, Dialer, Inbox, TransportError, greeting,
 };
 
 /// Super nodes that hold a connection of this node, or are being greeted. A super node has several
@@ -61,7 +61,7 @@ pub(super) async fn connect(
     greeted: &Greeted,
     is_open: impl Future<Output = ()>,
 ) -> Result<Connected, TransportError> {
-    let connection = dialer.connect_telling(to, ConnectionLimits::ORDINARY, is_open).await?;
+    let connection = dialer.attach(to, is_open).await?;
     let node = connection.node().ok_or(TransportError::Closed)?;
     let place = greeted.take(node).ok_or(TransportError::AlreadyConnected(node))?;
     let now = dialer.tls().trust().unix_now();

@@ -1,15 +1,16 @@
 //! One connection in use or warm: keep-alives, incoming splices, notices.
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use cooee_proto::{
     attachment::AttemptId,
     control::{KEEPALIVE_ANSWER_TIME, KEEPALIVE_INTERVAL, addresses_from_wire, node_id},
     wire::v1::{Refusal, control_message::Kind, stream_header::Kind as HeaderKind},
 };
+use futures::{StreamExt as _, stream::FuturesUnordered};
 use tokio::{
     sync::mpsc,
-    time::{Instant, sleep_until},
+    time::{Instant, sleep_until, timeout},
 };
 
 use super::{AttachmentEvent, IncomingSplice, driver::Input, notified};
@@ -27,8 +28,11 @@ pub(super) struct Served {
     pub(super) trust: Arc<Trust>,
 }
 
-/// Time for a sign of life when one is asked for. Chosen: a loss is healed within two seconds.
+/// Time for a sign of life when one is asked for, if others answer. Chosen: a loss is healed within
+/// two seconds.
 const CHECK_TIME: Duration = Duration::from_millis(1500);
+/// The same while nobody answers. Chosen: one loss in a full queue of a slow link.
+const CHECK_TIME_ALONE: Duration = Duration::from_millis(2500);
 
 /// Messages that a super node may send unasked at once, and each second from then on. Chosen: a
 /// notice of every buddy of a long list after a return, and far more than a network's day brings.
@@ -51,13 +55,46 @@ impl Unasked {
     }
 }
 
-/// Closes a connection that gives no sign of life.
-pub(super) fn check(channel: ControlChannel) {
+/// Closes a connection that gives no sign of life; `others` are asked when it hesitates. If nobody
+/// answers, the link is full, where a new connection would fare no better and take 4 kB of it, or a
+/// NAT has forgotten them all: then it is waited a little longer.
+pub(super) fn check(channel: ControlChannel, others: Vec<ControlChannel>) {
     tokio::spawn(async move {
-        if channel.ping(CHECK_TIME).await.is_err() {
+        let mut ping = pin!(channel.ping(CHECK_TIME_ALONE));
+        let at_once = timeout(CHECK_TIME / 2, &mut ping).await;
+        let answer = match at_once {
+            Ok(answer) => answer.ok(),
+            Err(_) => tokio::select! {
+                answer = &mut ping => answer.ok(),
+                () = somebody_answers(others) => {
+                    timeout(CHECK_TIME / 2, ping).await.ok().and_then(Result::ok)
+                }
+            },
+        };
+        if answer.is_none() {
             channel.connection().close();
         }
     });
+}
+
+/// The same for one of several.
+pub(super) fn check_among(place: usize, channels: &[ControlChannel]) {
+    let (before, rest) = channels.split_at(place.min(channels.len()));
+    if let [channel, after @ ..] = rest {
+        check(channel.clone(), before.iter().chain(after).cloned().collect());
+    }
+}
+
+/// Returns when one of these has answered; never if none does.
+async fn somebody_answers(channels: Vec<ControlChannel>) {
+    let ping = async |channel: ControlChannel| channel.ping(CHECK_TIME_ALONE).await.is_ok();
+    let mut pings: FuturesUnordered<_> = channels.into_iter().map(ping).collect();
+    while let Some(is_alive) = pings.next().await {
+        if is_alive {
+            return;
+        }
+    }
+    std::future::pending().await
 }
 
 /// Serves the connection until it ends, and reports the end.

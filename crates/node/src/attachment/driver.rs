@@ -286,8 +286,14 @@ impl Driver {
 
     fn check(&self, id: AttemptId) {
         if let Some(channel) = self.channels.get(&id).cloned() {
-            connection::check(channel);
+            connection::check(channel, self.others(id));
         }
+    }
+
+    /// The other connections that are held.
+    fn others(&self, id: AttemptId) -> Vec<ControlChannel> {
+        let others = self.channels.iter().filter(|(other, _)| **other != id);
+        others.map(|(_, channel)| channel.clone()).collect()
     }
 
     fn event(&mut self, event: Event) {
@@ -333,8 +339,9 @@ impl Driver {
     /// Asks by UDP whether the super node in use is still there; silence makes the connection
     /// itself be asked, which closes it if there is no answer either.
     fn look_for_life(&self) {
-        let held = self.in_use.and_then(|id| self.channels.get(&id)).cloned();
-        let (Some(channel), Some(to)) = (held, self.machine.entry_in_use()) else { return };
+        let held = self.in_use.and_then(|id| Some((id, self.channels.get(&id)?.clone())));
+        let (Some((id, channel)), Some(to)) = (held, self.machine.entry_in_use()) else { return };
+        let others = self.others(id);
         if !matches!(self.machine.status(), Status::Attached { udp: Udp::Works, .. }) {
             return;
         }
@@ -356,7 +363,7 @@ impl Driver {
                 }
             }
             tracing::info!(%to, "the super node does not answer by UDP");
-            connection::check(channel);
+            connection::check(channel, others);
         });
     }
 

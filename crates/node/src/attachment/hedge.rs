@@ -24,7 +24,7 @@ pub(super) async fn first<T>(
     attempts: Vec<(ControlChannel, impl Future<Output = Result<T, TransportError>> + Send)>,
 ) -> Option<Result<T, TransportError>> {
     let (channels, attempts): (Vec<_>, Vec<_>) = attempts.into_iter().unzip();
-    staggered(attempts, |hesitant| connection::check(channels[hesitant].clone())).await
+    staggered(attempts, |hesitant| connection::check_among(hesitant, &channels)).await
 }
 
 /// Starts one after the other, the next one as soon as the one before has failed or hesitates.

@@ -236,9 +236,10 @@ impl Attachment {
     }
 
     /// Asks every super node that holds a connection of this node for a sign of life; a connection
-    /// that gives none within 1.5 s is closed, and the next one taken.
+    /// that gives none within 1.5 s while another does is closed, and the next one taken.
     pub fn check(&self) {
-        self.channels().into_iter().for_each(connection::check);
+        let channels = self.channels();
+        (0..channels.len()).for_each(|place| connection::check_among(place, &channels));
     }
 
     /// Replaces the bootstrap entries, for example after their names were resolved again.

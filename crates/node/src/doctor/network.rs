@@ -195,7 +195,12 @@ fn udp(tried: &[Tried]) -> Finding {
             Finding::new("udp", Verdict::Fair, "UDP is blocked: voice goes over TCP.")
                 .advise("Calls work, with more delay. Open outgoing UDP for better ones.")
         }
-        None => Finding::new("udp", Verdict::Unknown, "Nobody answered, by UDP or TCP."),
+        None => Finding::new(
+            "udp",
+            Verdict::Unknown,
+            "The super nodes' own ports answer neither by UDP nor by TCP; what else gets out is \
+             said beside ports and proxy.",
+        ),
     }
 }
 

@@ -43,7 +43,7 @@ const RELAYS_RETRY: Duration = Duration::from_secs(2);
 
 /// While a call goes on, the super nodes are asked for a sign of life so often: one that has died
 /// without a word is noticed within this and 1.5 s, where the keep-alive alone takes two minutes.
-const CHECK_IN_CALL: Duration = Duration::from_secs(3);
+const CHECK_IN_CALL: Duration = Duration::from_secs(4);
 
 /// A state that has lasted this long has settled. Chosen: above what a call takes to set up.
 const SETTLED: Duration = Duration::from_secs(4);

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{net::TcpStream, time::timeout};
-use tokio_rustls::TlsConnector;
+use tokio_rustls::{TlsConnector, rustls::ClientConfig};
 
 use super::{
     ByteCount, Connection, ConnectionLimits, Counted, ProxyConfig, Side, Tls, TransportError, alpn,
@@ -43,17 +43,29 @@ impl Dialer {
         to: SocketAddr,
         limits: ConnectionLimits,
     ) -> Result<Connection, TransportError> {
-        self.connect_telling(to, limits, std::future::ready(())).await
+        let tls = self.tls.control_client(false);
+        self.handshake_in_time(to, limits, tls, std::future::ready(())).await
     }
 
-    /// The same; `is_open` is awaited when TCP is through and TLS begins.
-    pub async fn connect_telling(
+    /// The same as an ordinary node that attaches; `is_open` is awaited when TCP is through and
+    /// TLS begins.
+    pub async fn attach(
+        &self,
+        to: SocketAddr,
+        is_open: impl Future<Output = ()>,
+    ) -> Result<Connection, TransportError> {
+        let tls = self.tls.control_client(true);
+        self.handshake_in_time(to, ConnectionLimits::ORDINARY, tls, is_open).await
+    }
+
+    async fn handshake_in_time(
         &self,
         to: SocketAddr,
         limits: ConnectionLimits,
+        tls: Arc<ClientConfig>,
         is_open: impl Future<Output = ()>,
     ) -> Result<Connection, TransportError> {
-        timeout(HANDSHAKE_TIME, self.handshake(to, limits, is_open))
+        timeout(HANDSHAKE_TIME, self.handshake(to, limits, tls, is_open))
             .await
             .unwrap_or(Err(TransportError::TimedOut("handshake")))
     }
@@ -62,6 +74,7 @@ impl Dialer {
         &self,
         to: SocketAddr,
         limits: ConnectionLimits,
+        tls: Arc<ClientConfig>,
         is_open: impl Future<Output = ()>,
     ) -> Result<Connection, TransportError> {
         let socket = self.tcp(to).await?;
@@ -70,7 +83,7 @@ impl Dialer {
         let bytes = ByteCount::default();
         let name =
             server_name(&format!("n{}", to.to_string().replace(['.', ':', '[', ']', '%'], "-")));
-        let stream = TlsConnector::from(self.tls.control_client())
+        let stream = TlsConnector::from(tls)
             .connect(name, Counted::new(socket, bytes.clone()))
             .await
             .map_err(|error| self.tls.explain(error.into()))?;
@@ -101,6 +114,11 @@ pub async fn connect_tcp(to: SocketAddr, proxy: &ProxyConfig) -> Result<TcpStrea
 pub(super) fn set_socket_options(socket: &TcpStream) -> Result<(), TransportError> {
     socket.set_nodelay(true)?;
     #[cfg(target_os = "linux")]
-    socket2::SockRef::from(socket).set_tcp_user_timeout(Some(Duration::from_secs(20)))?;
+    {
+        let socket = socket2::SockRef::from(socket);
+        socket.set_tcp_user_timeout(Some(Duration::from_secs(20)))?;
+        // Questions and answers carry each other's acknowledgements: half the packets of a login.
+        socket.set_tcp_quickack(false)?;
+    }
     Ok(())
 }

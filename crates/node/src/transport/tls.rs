@@ -1,5 +1,10 @@
 //! TLS configurations: TLS 1.3, AES-256-GCM only, X25519MLKEM768 before X25519, Ed25519.
 //!
+//! A device that attaches to a super node offers X25519 alone: the hybrid costs 2.3 kB, a quarter
+//! of a login, and what a later quantum computer would read is what the super node, a stranger,
+//! reads today (`docs/decisions`). Between devices, to the login server and between super nodes it
+//! is the hybrid.
+//!
 //! One [`Tls`] serves every layer: control connections, the login layer and the end-to-end layer
 //! differ in ALPN and in whom they expect.
 
@@ -8,7 +13,7 @@ use std::sync::{Arc, RwLock};
 use rustls::{
     ClientConfig, ServerConfig,
     client::Resumption,
-    crypto::{CryptoProvider, aws_lc_rs},
+    crypto::{CryptoProvider, SupportedKxGroup, aws_lc_rs},
     pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName},
     server::ServerSessionMemoryCache,
     version::TLS13,
@@ -43,20 +48,44 @@ pub struct Tls {
 struct State {
     credentials: Credentials,
     /// For control connections; kept for its memory of sessions.
-    control: Arc<ClientConfig>,
+    control: Controls,
 }
+
+/// Client sides of control connections.
+#[derive(Clone, Debug)]
+struct Controls {
+    /// Of a device that attaches.
+    attaching: Arc<ClientConfig>,
+    /// Of a super node, and of who has no certificate yet: the way to the login server may lead
+    /// through.
+    hybrid: Arc<ClientConfig>,
+}
+
+impl Controls {
+    fn new(trust: &Arc<Trust>, credentials: &Credentials) -> Result<Self, TransportError> {
+        let with = |groups| {
+            client_config(trust, credentials, alpn::CONTROL, ExpectedPeer::Anybody, groups)
+        };
+        Ok(Self { attaching: with(CLASSICAL)?, hybrid: with(HYBRID)? })
+    }
+}
+
+/// Key exchanges offered; the first one's share is sent with the first message.
+type Groups = &'static [&'static dyn SupportedKxGroup];
+const HYBRID: Groups = &[aws_lc_rs::kx_group::X25519MLKEM768, aws_lc_rs::kx_group::X25519];
+const CLASSICAL: Groups = &[aws_lc_rs::kx_group::X25519];
 
 impl Tls {
     /// TLS of a node.
     pub fn new(trust: Arc<Trust>, credentials: Credentials) -> Result<Arc<Self>, TransportError> {
-        let control = client_config(&trust, &credentials, alpn::CONTROL, ExpectedPeer::Anybody)?;
+        warm_randomness();
+        let control = Controls::new(&trust, &credentials)?;
         Ok(Arc::new(Self { trust, state: RwLock::new(State { credentials, control }) }))
     }
 
     /// Replaces the certificate, after a login or a renewal. Holds for connections from now on.
     pub fn replace_credentials(&self, credentials: Credentials) -> Result<(), TransportError> {
-        let control =
-            client_config(&self.trust, &credentials, alpn::CONTROL, ExpectedPeer::Anybody)?;
+        let control = Controls::new(&self.trust, &credentials)?;
         *self.state.write().expect("no holder of this lock panics") =
             State { credentials, control };
         Ok(())
@@ -80,9 +109,10 @@ impl Tls {
         })
     }
 
-    /// Client side for control connections, with resumption.
-    pub(super) fn control_client(&self) -> Arc<ClientConfig> {
-        self.state.read().expect("no holder of this lock panics").control.clone()
+    /// Client side for control connections, with resumption; `attaching` as an ordinary node.
+    pub(super) fn control_client(&self, attaching: bool) -> Arc<ClientConfig> {
+        let controls = self.state.read().expect("no holder of this lock panics").control.clone();
+        if attaching { controls.attaching } else { controls.hybrid }
     }
 
     /// Client side for any layer: one ALPN, one expectation.
@@ -91,7 +121,7 @@ impl Tls {
         alpn: &[u8],
         expected: ExpectedPeer,
     ) -> Result<Arc<ClientConfig>, TransportError> {
-        client_config(&self.trust, &self.credentials(), alpn, expected)
+        client_config(&self.trust, &self.credentials(), alpn, expected, HYBRID)
     }
 
     /// Server side for any layer. `anonymous_allowed` lets clients in that have no certificate.
@@ -104,7 +134,7 @@ impl Tls {
         let (chain, key) = identity(&self.credentials())?.ok_or(TransportError::NoCertificate)?;
         let verifier =
             Arc::new(Verifier { trust: self.trust.clone(), expected, anonymous_allowed });
-        let mut config = ServerConfig::builder_with_provider(provider())
+        let mut config = ServerConfig::builder_with_provider(provider(HYBRID))
             .with_protocol_versions(&[&TLS13])
             .map_err(|error| credentials_error(&error))?
             .with_client_cert_verifier(verifier)
@@ -124,7 +154,7 @@ impl Tls {
         alpns: &[&[u8]],
     ) -> Result<Arc<ServerConfig>, TransportError> {
         let (chain, key) = identity(&self.credentials())?.ok_or(TransportError::NoCertificate)?;
-        let mut config = ServerConfig::builder_with_provider(provider())
+        let mut config = ServerConfig::builder_with_provider(provider(HYBRID))
             .with_protocol_versions(&[&TLS13])
             .map_err(|error| credentials_error(&error))?
             .with_no_client_auth()
@@ -172,6 +202,20 @@ impl Tls {
     }
 }
 
+/// The library gathers its first randomness from the processor's jitter, which takes about 35 ms
+/// (measured): done while TCP connects, it does not delay the first ClientHello.
+fn warm_randomness() {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| {
+        let warm = || {
+            // Whoever needs it first meets the same error and reports it.
+            let _ = aws_lc_rs::default_provider().secure_random.fill(&mut [0; 32]);
+        };
+        // Without a thread it is gathered when it is needed.
+        let _ = std::thread::Builder::new().name("randomness".to_owned()).spawn(warm);
+    });
+}
+
 /// A name for the memory of sessions only: it never crosses the network (no SNI is sent).
 pub(super) fn server_name(text: &str) -> ServerName<'static> {
     let name = format!("{text}.cooee.invalid");
@@ -185,10 +229,10 @@ pub(super) fn check_alpn(chosen: Option<&[u8]>, wanted: &[u8]) -> Result<(), Tra
     Err(TransportError::Protocol(format!("it does not speak {}", String::from_utf8_lossy(wanted))))
 }
 
-fn provider() -> Arc<CryptoProvider> {
+fn provider(groups: Groups) -> Arc<CryptoProvider> {
     Arc::new(CryptoProvider {
         cipher_suites: vec![aws_lc_rs::cipher_suite::TLS13_AES_256_GCM_SHA384],
-        kx_groups: vec![aws_lc_rs::kx_group::X25519MLKEM768, aws_lc_rs::kx_group::X25519],
+        kx_groups: groups.to_vec(),
         ..aws_lc_rs::default_provider()
     })
 }
@@ -198,9 +242,10 @@ fn client_config(
     credentials: &Credentials,
     alpn: &[u8],
     expected: ExpectedPeer,
+    groups: Groups,
 ) -> Result<Arc<ClientConfig>, TransportError> {
     let verifier = Arc::new(Verifier { trust: trust.clone(), expected, anonymous_allowed: false });
-    let builder = ClientConfig::builder_with_provider(provider())
+    let builder = ClientConfig::builder_with_provider(provider(groups))
         .with_protocol_versions(&[&TLS13])
         .map_err(|error| credentials_error(&error))?
         .dangerous()

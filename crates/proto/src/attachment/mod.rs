@@ -27,7 +27,7 @@ use std::{
 };
 
 pub use output::{AttemptId, Event, Output, Status, Udp};
-use race::{Attempt, PATIENCE, Round, Target};
+use race::{Attempt, GRACE, PATIENCE, Round, Target};
 pub use race::{Config, PortKind};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha12Rng;
@@ -72,6 +72,8 @@ pub struct Attachment {
     round: Round,
     next_attempt: u64,
     failed_rounds: u32,
+    /// When the first round of these failed.
+    failing_since: Option<Instant>,
     waiting_until: Option<Instant>,
     warm_at: Option<Instant>,
     udp: Udp,
@@ -100,6 +102,7 @@ impl Attachment {
             round: Round::default(),
             next_attempt: 0,
             failed_rounds: 0,
+            failing_since: None,
             waiting_until: None,
             warm_at: None,
             udp: Udp::Unknown,
@@ -122,6 +125,7 @@ impl Attachment {
             self.outputs.push_back(Output::Check { attempt: held.attempt });
         }
         self.failed_rounds = 0;
+        self.failing_since = None;
         self.waiting_until = None;
         self.udp = Udp::Unknown;
         self.abandon_where(|_| true);
@@ -142,7 +146,11 @@ impl Attachment {
             // It is alive: its login may take its time before others are bothered.
             self.round.next_start = Some(now.instant + self.config.stagger * PATIENCE);
         } else if self.round.bring_forward(from) && is_first && self.in_use.is_none() {
-            self.round.next_start = Some(now.instant);
+            // An attempt whose host answers just after this one's keeps its place.
+            let alone = self.attempts.is_empty();
+            let grace = if alone { Duration::ZERO } else { self.config.stagger / GRACE };
+            let soon = now.instant + grace;
+            self.round.next_start = Some(self.round.next_start.map_or(soon, |at| at.min(soon)));
         }
         self.advance(now);
     }
@@ -150,8 +158,11 @@ impl Attachment {
     /// The TCP connection of an attempt is open: it is alive, and the rest of its handshake may
     /// take its time before others are bothered.
     pub fn handle_progress(&mut self, now: Now, attempt: AttemptId) {
-        if self.attempts.contains_key(&attempt) {
-            self.round.next_start = Some(now.instant + self.config.stagger * PATIENCE);
+        if let Some(attempt) = self.attempts.get(&attempt) {
+            // On a slow link the rest takes as much longer.
+            let opening = now.instant.saturating_duration_since(attempt.started);
+            let patience = (self.config.stagger * PATIENCE).max(opening * PATIENCE);
+            self.round.next_start = Some(now.instant + patience);
         }
         self.advance(now);
     }
@@ -185,6 +196,7 @@ impl Attachment {
         if self.in_use.as_ref().is_none_or(|held| held.draining && held.node != node) {
             self.port_kind = held.target.kind;
             self.failed_rounds = 0;
+            self.failing_since = None;
             if same(&self.warm) {
                 self.close_warm();
             }

@@ -86,12 +86,17 @@ pub(super) struct Target {
 #[derive(Clone, Debug)]
 pub(super) struct Attempt {
     pub(super) target: Target,
+    pub(super) started: Instant,
     pub(super) deadline: Instant,
 }
 
 /// Staggers to wait where there is no hurry: for the spare, and while a host logs us in that
 /// answered a probe. Chosen: each needless start costs some 5 kB of handshake.
 pub(super) const PATIENCE: u32 = 4;
+
+/// The part of a stagger that the attempt under way has left when another host answers a probe: TCP
+/// to one host and UDP to another, started together, come back together. Chosen: as above.
+pub(super) const GRACE: u32 = 4;
 
 /// Times after the start of a round at which probes are sent (again).
 const PROBE_AT: [Duration; 3] =
@@ -257,7 +262,7 @@ impl Attachment {
             let attempt = AttemptId(self.next_attempt);
             self.next_attempt += 1;
             let deadline = now.instant + self.config.attempt_time;
-            self.attempts.insert(attempt, Attempt { target, deadline });
+            self.attempts.insert(attempt, Attempt { target, started: now.instant, deadline });
             self.round.tried.push(target.to);
             self.outputs.push_back(Output::Connect { attempt, to: target.to });
             let staggers = if self.in_use.is_some() { PATIENCE } else { 1 };
@@ -273,7 +278,9 @@ impl Attachment {
         }
         match &self.in_use {
             None => {
-                let wait = back_off(self.failed_rounds, &mut self.randomness);
+                let since = *self.failing_since.get_or_insert(now.instant);
+                let failing_for = now.instant.saturating_duration_since(since);
+                let wait = back_off(self.failed_rounds, failing_for, &mut self.randomness);
                 self.failed_rounds = self.failed_rounds.saturating_add(1);
                 self.waiting_until = Some(now.instant + wait);
             }

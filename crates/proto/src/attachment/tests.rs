@@ -7,7 +7,7 @@ use std::{collections::BTreeSet, net::IpAddr};
 use proptest::prelude::*;
 
 use super::*;
-use crate::clock::UnixTime;
+use crate::{clock::UnixTime, host_cache::PATIENT_AFTER};
 
 /// What happens to a TCP attempt at an address.
 #[derive(Clone, Debug)]
@@ -270,8 +270,23 @@ fn an_answered_probe_brings_its_host_forward() {
     world.udp_hosts.insert(host(4));
     world.start();
     world.run_for(Duration::from_secs(3));
-    // One round trip of the probe, three of the handshake, whatever the order was.
-    assert!(world.attached_after().unwrap() <= 400, "{:?}", world.connects);
+    // One round trip of the probe, three of the handshake, whatever the order was; and the grace
+    // that the attempt under way has.
+    assert!(world.attached_after().unwrap() <= 470, "{:?}", world.connects);
+}
+
+#[test]
+fn the_answer_of_another_host_starts_no_second_handshake() {
+    for seed in 0..8 {
+        let mut world = World::new(&[1, 2, 3, 4, 5]);
+        let cache = world.machine.host_cache().clone();
+        world.machine =
+            Attachment::new(Config::default(), node(255), cache, PortKind::Own, [seed; 32]);
+        world.start();
+        world.run_for(Duration::from_millis(500));
+        assert!(world.in_use().is_some());
+        assert_eq!(world.connects.len(), 1, "{:?}", world.connects);
+    }
 }
 
 #[test]
@@ -395,8 +410,12 @@ fn each_trouble_is_told_by_its_name() {
 fn with_everything_blocked_the_races_become_rare_and_end_when_the_network_is_back() {
     let mut world = World::new(&[1, 2, 3]).all_tcp(&Tcp::Dropped).no_udp();
     world.start();
+    world.run_for(PATIENT_AFTER);
+    let at_first = world.connects.len();
+    // A race of nine attempts lasts twelve seconds and is followed by a pause of eight at most.
+    assert!((200..550).contains(&at_first), "{at_first} attempts while somebody waits");
     world.run_for(Duration::from_secs(3600));
-    let last_hour = world.connects.len();
+    let last_hour = world.connects.len() - at_first;
     assert!(last_hour < 400, "{last_hour} attempts in an hour");
     world.tcp = [1, 2, 3].into_iter().map(|n| (host(n), Tcp::Attaches(n))).collect();
     world.machine.handle_network_change(world.now);

@@ -25,7 +25,7 @@ use std::{
 };
 
 pub use block::AddressBlock;
-pub use order::back_off;
+pub use order::{PATIENT_AFTER, back_off};
 
 use crate::clock::UnixTime;
 

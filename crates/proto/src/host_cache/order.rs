@@ -85,15 +85,22 @@ fn interleave(known: Vec<SocketAddr>, bootstrap: Vec<SocketAddr>, count: usize) 
     order
 }
 
+/// From then on nobody is taken to wait, and the pauses grow. Chosen.
+pub const PATIENT_AFTER: Duration = Duration::from_secs(600);
+
 /// Wait before round `failed_rounds + 1` of a login: full jitter between nothing and an
 /// exponentially growing ceiling (Brooker 2015, "Exponential backoff and jitter").
-pub fn back_off(failed_rounds: u32, randomness: &mut impl Rng) -> Duration {
+/// `failing_for`: since when nothing has worked; for [`PATIENT_AFTER`] somebody is taken to wait.
+pub fn back_off(failed_rounds: u32, failing_for: Duration, randomness: &mut impl Rng) -> Duration {
     /// Chosen: a router's restart is noticed within a few seconds.
     const FIRST_CEILING_MS: u64 = 2_000;
     /// Chosen: nobody waits longer than five minutes after the network is back.
     const LAST_CEILING_MS: u64 = 300_000;
+    /// Chosen: who unplugged a cable or switched a firewall looks at the screen for so long.
+    const WAITING_CEILING_MS: u64 = 8_000;
     /// Below this a retry would only hit the same fault. Chosen.
     const FLOOR_MS: u64 = 200;
-    let ceiling = (FIRST_CEILING_MS << failed_rounds.min(10)).min(LAST_CEILING_MS);
+    let last = if failing_for < PATIENT_AFTER { WAITING_CEILING_MS } else { LAST_CEILING_MS };
+    let ceiling = (FIRST_CEILING_MS << failed_rounds.min(10)).min(last);
     Duration::from_millis(randomness.random_range(FLOOR_MS..=ceiling))
 }

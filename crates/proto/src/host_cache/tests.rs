@@ -108,10 +108,15 @@ fn different_seeds_spread_equal_entries() {
 fn back_off_grows_and_stays_below_its_ceiling() {
     let mut randomness = randomness();
     let mean = |rounds, randomness: &mut ChaCha12Rng| {
-        (0..500).map(|_| back_off(rounds, randomness).as_millis()).sum::<u128>() / 500
+        let long = PATIENT_AFTER;
+        (0..500).map(|_| back_off(rounds, long, randomness).as_millis()).sum::<u128>() / 500
     };
     assert!(mean(0, &mut randomness) * 8 < mean(5, &mut randomness));
-    assert!((0..500).all(|n| back_off(n, &mut randomness) <= Duration::from_secs(300)));
+    let longest = |failing_for, randomness: &mut ChaCha12Rng| {
+        (0..500).map(|n| back_off(n, failing_for, randomness)).max().unwrap_or_default()
+    };
+    assert!(longest(PATIENT_AFTER, &mut randomness) <= Duration::from_secs(300));
+    assert!(longest(PATIENT_AFTER / 2, &mut randomness) <= Duration::from_secs(10));
 }
 
 fn any_entry() -> impl Strategy<Value = Entry> {

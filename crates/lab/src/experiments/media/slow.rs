@@ -94,7 +94,8 @@ pub(super) fn run(stage: &Stage<'_>, section: &mut Section) -> Result<()> {
         section.lines.push(json!({
             "limit_bytes_per_s": limit, "sent_bytes_per_s": kb * 1e3, "windows": spoken,
             "heard": heard, "likeness": likeness, "mouth_to_ear_ms": report.mean_ms,
-            "loss": loss,
+            "loss": loss, "sent_by_kind_bytes_per_s": by_kind(&packets, seconds),
+            "path_changes": record["path_changes"],
         }));
         let title = format!("Speech over {:.1} kB/s", limit as f64 / 1e3);
         let file = format!("media-{limit}.png");
@@ -128,6 +129,16 @@ fn rate(packets: &[Packet], outgoing: bool, name: &str) -> Series {
     }
     let points = seconds.into_iter().map(|(second, kb)| (second as f64, kb)).collect();
     Series { name: name.to_owned(), points, style: Style::Steps }
+}
+
+/// Bytes a second that are sent, by what the packets are.
+fn by_kind(packets: &[Packet], seconds: f64) -> BTreeMap<String, f64> {
+    let mut kinds = BTreeMap::new();
+    for packet in packets.iter().filter(|packet| packet.outgoing) {
+        let kind = format!("{}, {} B", packet.kind, packet.payload.next_multiple_of(50));
+        *kinds.entry(kind).or_default() += packet.bytes as f64 / seconds;
+    }
+    kinds
 }
 
 fn text(value: &Value) -> &str {

@@ -5,7 +5,7 @@ use std::{path::Path, time::Duration};
 use anyhow::{Context, Result};
 
 use super::{Call, Stage, signalling::Signalling};
-use crate::{deployment::Daemon, network::inside};
+use crate::{deployment::Daemon, namespace::inside};
 
 /// How long two browsers may take to connect.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(60);
