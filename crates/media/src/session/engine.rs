@@ -36,7 +36,7 @@ const OUTPUTS_PER_DRAIN_MAX: usize = 1_000;
 /// that crossed the peer's on a NAT that was not open yet is repeated after this.
 const CHECK_INTERVAL_FIRST: Duration = Duration::from_millis(100);
 /// ICE checks its pairs this often at the slowest: once keys exist, reports do that work.
-const CHECK_INTERVAL_MAX: Duration = Duration::from_secs(15);
+const CHECK_INTERVAL_MAX: Duration = Duration::from_secs(60);
 /// How many checks leave at once when a candidate is added: a burst instead of str0m's 50 ms
 /// pacing, bounded as RFC 8445 appendix B.1 asks.
 const CHECKS_AT_ONCE: usize = 6;

@@ -22,8 +22,12 @@ use super::{
 
 /// Silence while voice flows that is suspicious (chosen: ten packets of 20 ms).
 const SILENCE_MIN: Duration = Duration::from_millis(200);
+/// The same where there is little room: a queue of half a second each way, and what it drops.
+const SILENCE_MIN_CROWDED: Duration = Duration::from_millis(1_500);
 /// A path whose last confirmation is older does not count as working.
 const FRESH: Duration = Duration::from_millis(2_000);
+/// The same where there is little room.
+const FRESH_CROWDED: Duration = Duration::from_millis(6_000);
 /// How long voice leaves twice after a suspicion.
 const DUPLICATION: Duration = Duration::from_millis(500);
 /// On how many other paths, each by another local way if possible.
@@ -32,12 +36,16 @@ const COPIES_MAX: usize = 4;
 const SLOW_SPACING: Duration = Duration::from_millis(75);
 /// The peer heard nothing of flowing voice for so long: worse than jitter (chosen).
 const UNHEARD_MIN: Duration = Duration::from_millis(150);
+/// The same where there is little room.
+const UNHEARD_MIN_CROWDED: Duration = Duration::from_millis(1_500);
 /// Nothing heard for so long, on any path: say so.
 const DEAF_AFTER: Duration = Duration::from_millis(1_800);
 /// Then: lost, and a restart is wanted.
 const LOST_AFTER: Duration = Duration::from_secs(6);
 /// At most one answer to a probe on the same path within this.
 const ANSWER_SPACING: Duration = Duration::from_millis(40);
+/// The same where there is little room.
+const ANSWER_SPACING_CROWDED: Duration = Duration::from_millis(800);
 /// No direct path so long after it was first tried: another local port may do.
 const NEW_PORT_AFTER: Duration = Duration::from_secs(4);
 const NEW_PORTS_MAX: u32 = 2;
@@ -48,6 +56,8 @@ pub(super) struct Liveness {
     pub(super) media: Option<PathNumber>,
     pub(super) warm: Option<PathNumber>,
     pub(super) hold: bool,
+    /// As of the last look.
+    crowded: bool,
     pub(super) first_path: Option<(LocalPath, SocketAddr)>,
     media_since: Instant,
     heard_at: Instant,
@@ -71,6 +81,7 @@ impl Liveness {
             media: None,
             warm: None,
             hold: false,
+            crowded: false,
             first_path: None,
             media_since: now,
             heard_at: now,
@@ -114,14 +125,15 @@ impl Liveness {
             at + Duration::from_secs(1) > self.heard_at && at >= self.media_since
         });
         if flowing && !self.hold {
-            SILENCE_MIN.max(self.voice_spacing * 4)
+            let least = if self.crowded { SILENCE_MIN_CROWDED } else { SILENCE_MIN };
+            least.max(self.voice_spacing * 4)
         } else {
             self.peer_next * 2 + Duration::from_millis(300)
         }
     }
 
     fn is_sending_voice(&self, now: Instant) -> bool {
-        self.voice_sent_at.is_some_and(|at| at + Duration::from_millis(150) > now)
+        self.voice_sent_at.is_some_and(|at| at + Duration::from_millis(250) > now)
     }
 }
 
@@ -183,8 +195,8 @@ impl MediaSession {
     /// An encrypted voice packet leaves on the media path, and on others that work when in doubt.
     pub(super) fn send_voice_bytes(&mut self, now: Instant, bytes: Vec<u8>) {
         let media = self.liveness.media;
-        // Copies on a slow path would only fill the queue that is the trouble.
-        if self.liveness.in_trouble(now) && !self.liveness.is_slow(now) {
+        self.pace.note_voice(now, bytes.len());
+        if self.liveness.in_trouble(now) && !self.pace.is_crowded(now) {
             let except = (media, self.liveness.warm);
             for path in self.paths.copies(now, FRESH_SLOW, except, COPIES_MAX) {
                 self.send_via(now, path.local, path.remote, bytes.clone());
@@ -232,10 +244,12 @@ impl MediaSession {
             self.liveness.peer_next = Duration::from_millis(u64::from(report.next_ms));
             self.heard_media(now);
         }
+        let crowded = self.pace.is_crowded(now);
+        let spacing = if crowded { ANSWER_SPACING_CROWDED } else { ANSWER_SPACING };
         if let Some(path) = self.paths.get_mut(arrived) {
             path.echo = Some((report.clock_ms, now));
             path.peer_number = Some(report.path);
-            let rested = path.reported_at.is_none_or(|at| at + ANSWER_SPACING <= now);
+            let rested = path.reported_at.is_none_or(|at| at + spacing <= now);
             if report.answer_wanted && rested {
                 path.next_report = now;
             }
@@ -269,7 +283,10 @@ impl MediaSession {
         // Anything above a minute is a clock that wrapped or a lie.
         if let Some(sample) = apart.filter(|sample| *sample < 60_000 && heard.echo_age_ms < 10_000)
         {
-            path.observe_round_trip(Duration::from_millis(u64::from(sample)));
+            let sample = Duration::from_millis(u64::from(sample));
+            path.observe_round_trip(sample);
+            let least = path.round_trip_least.unwrap_or(sample);
+            self.pace.note_round_trip(now, sample, least);
         }
     }
 
@@ -282,8 +299,10 @@ impl MediaSession {
         };
         let Some(path) = self.paths.get(media) else { return };
         let interval = if self.liveness.hold { HOLD_INTERVAL } else { self.config.report_interval };
+        let crowded = self.pace.is_crowded(now);
         let limit = if self.liveness.is_sending_voice(now) {
-            UNHEARD_MIN.max(self.liveness.voice_sent_spacing * 4)
+            let least = if crowded { UNHEARD_MIN_CROWDED } else { UNHEARD_MIN };
+            least.max(self.liveness.voice_sent_spacing * 4)
         } else {
             interval * 2 + Duration::from_millis(300)
         };
@@ -317,16 +336,18 @@ impl MediaSession {
             return;
         }
         let silence = now.saturating_duration_since(self.liveness.heard_at);
-        if silence >= self.liveness.silence_max() && self.liveness.suspect_since.is_none() {
+        self.liveness.crowded = self.pace.is_crowded(now);
+        let silence_max = self.liveness.silence_max();
+        if silence >= silence_max && self.liveness.suspect_since.is_none() {
             self.liveness.suspect_since = Some(now);
             self.hasten_reports(now);
         }
-        let deaf_after = DEAF_AFTER.max(self.liveness.silence_max());
+        let deaf_after = DEAF_AFTER.max(silence_max);
         if silence >= deaf_after && !self.liveness.deaf_told {
             self.liveness.deaf_told = true;
             self.tell_deaf(Direction::Inbound);
         }
-        if silence >= LOST_AFTER.max(self.liveness.silence_max() * 2) && !self.liveness.lost_told {
+        if silence >= LOST_AFTER.max(silence_max * 2) && !self.liveness.lost_told {
             self.liveness.lost_told = true;
             self.outputs.push_back(Output::Event(SessionEvent::PathLost));
             self.outputs.push_back(Output::Event(SessionEvent::RestartWanted));
@@ -344,7 +365,12 @@ impl MediaSession {
     }
 
     fn choose_paths(&mut self, now: Instant) {
-        let slow = if self.liveness.hold { FRESH_SLOW } else { FRESH };
+        let crowded = self.pace.is_crowded(now);
+        let slow = match (self.liveness.hold, crowded) {
+            (true, _) => FRESH_SLOW,
+            (false, true) => FRESH_CROWDED,
+            (false, false) => FRESH,
+        };
         let media = self.liveness.media.filter(|number| self.paths.get(*number).is_some());
         let best = self.paths.best(now, FRESH_SLOW, media).map(|path| path.number);
         match (media, best) {
@@ -356,7 +382,11 @@ impl MediaSession {
                     self.tell_deaf(Direction::Outbound);
                     self.paths.condemn(media, now);
                     self.switch(now, best);
-                } else if self.paths.is_clearly_better(best, media) {
+                } else if self.paths.is_clearly_better(
+                    best,
+                    media,
+                    crowded || self.pace.has_queue(now),
+                ) {
                     self.switch(now, best);
                 }
             }
@@ -394,12 +424,13 @@ impl MediaSession {
     pub(super) fn watch_timeout(&self) -> (Instant, TimerReason) {
         let report = self.paths.iter().map(|path| path.next_report).min();
         let liveness = &self.liveness;
+        let silence_max = liveness.silence_max();
         let silence = if liveness.suspect_since.is_none() {
-            liveness.heard_at + liveness.silence_max()
+            liveness.heard_at + silence_max
         } else if !liveness.deaf_told {
-            liveness.heard_at + DEAF_AFTER.max(liveness.silence_max())
+            liveness.heard_at + DEAF_AFTER.max(silence_max)
         } else {
-            liveness.heard_at + LOST_AFTER.max(liveness.silence_max() * 2)
+            liveness.heard_at + LOST_AFTER.max(silence_max * 2)
         };
         let silence = if liveness.lost_told { None } else { Some(silence) };
         let mut next = (self.started_at + Duration::from_secs(86_400 * 365), TimerReason::Idle);

@@ -20,6 +20,7 @@ mod error;
 mod gathering;
 mod liveness;
 mod output;
+mod pace;
 mod parameters;
 mod path;
 mod profile;
@@ -56,6 +57,7 @@ pub use self::{
 use self::{
     engine::{Engine, EngineOutput},
     liveness::Liveness,
+    pace::Pace,
     path::{PathNumber, Paths},
     reflexive::Reflexive,
     relay::Relay,
@@ -82,6 +84,7 @@ pub struct MediaSession {
     engine: Engine,
     paths: Paths,
     liveness: Liveness,
+    pace: Pace,
     relays: BTreeMap<RelayId, Relay>,
     reflexive: Reflexive,
     locals: Vec<LocalCandidate>,
@@ -111,6 +114,7 @@ impl MediaSession {
         };
         Self {
             liveness: Liveness::new(now),
+            pace: Pace::default(),
             config,
             random,
             started_at: now,
@@ -365,10 +369,16 @@ impl MediaSession {
         for output in self.engine.drain(now) {
             match output {
                 EngineOutput::Ice { source, to, bytes } => {
+                    if self.is_sparing(now) && !self.pace.allows_ice(now, self.liveness.hold) {
+                        continue;
+                    }
                     let via = self.local_path(source);
                     self.send_via(now, via, to, bytes);
                 }
                 EngineOutput::Secured { source, to, bytes } => {
+                    if self.is_sparing(now) && is_rtcp(&bytes) {
+                        continue;
+                    }
                     let media = self.liveness.media.and_then(|number| self.paths.get(number));
                     let (via, to) = media.map_or_else(
                         || (self.local_path(source), to),
@@ -399,6 +409,12 @@ impl MediaSession {
         }
     }
 
+    /// Keys exist, and there is little room or nothing to say.
+    fn is_sparing(&self, now: Instant) -> bool {
+        let spares = self.liveness.hold || self.pace.is_crowded(now);
+        spares && self.phase == Phase::Secure && self.liveness.media.is_some()
+    }
+
     fn finish(&mut self, now: Instant, event: SessionEvent) {
         if self.phase != Phase::Ended {
             self.outputs.push_back(Output::Event(event));
@@ -423,6 +439,11 @@ impl MediaSession {
         self.statistics.bytes_sent += bytes.len() as u64;
         self.outputs.push_back(Output::Transmit { local, to, bytes, ttl });
     }
+}
+
+/// RTCP among RTP (RFC 5761).
+fn is_rtcp(bytes: &[u8]) -> bool {
+    matches!(bytes, [128..=191, 192..=223, ..])
 }
 
 /// ChannelData, or STUN of any method but Binding, which is ICE's: a super node's one socket may

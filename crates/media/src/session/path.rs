@@ -38,6 +38,8 @@ pub(super) struct Path {
     pub(super) confirmed_at: Option<Instant>,
     pub(super) confirmations: u32,
     pub(super) round_trip: Option<Duration>,
+    /// The shortest so far.
+    pub(super) round_trip_least: Option<Duration>,
     /// When to send a report here next.
     pub(super) next_report: Instant,
     pub(super) reported_at: Option<Instant>,
@@ -56,6 +58,7 @@ impl Path {
     }
 
     pub(super) fn observe_round_trip(&mut self, sample: Duration) {
+        self.round_trip_least = Some(self.round_trip_least.map_or(sample, |l| l.min(sample)));
         self.round_trip = Some(match self.round_trip {
             // RFC 6298's smoothing, gain 1/8.
             Some(old) => old * 7 / 8 + sample / 8,
@@ -124,6 +127,7 @@ impl Paths {
             confirmed_at: None,
             confirmations: 0,
             round_trip: None,
+            round_trip_least: None,
             next_report: now,
             reported_at: None,
             attempts: 0,
@@ -229,10 +233,18 @@ impl Paths {
             })
     }
 
-    /// Whether `other` should take over from `media` although both work.
-    pub(super) fn is_clearly_better(&self, other: PathNumber, media: PathNumber) -> bool {
+    /// Whether `other` should take over from `media` although both work. Where a queue stands the
+    /// round trips say when they were measured, not which path is shorter: only the kind counts.
+    pub(super) fn is_clearly_better(
+        &self,
+        other: PathNumber,
+        media: PathNumber,
+        crowded: bool,
+    ) -> bool {
         let (Some(other), Some(media)) = (self.get(other), self.get(media)) else { return false };
+        let kind = |path: &Path| path.description.kind.handicap_ms();
         other.confirmations >= CONFIRMATIONS_MIN
+            && (!crowded || kind(other) < kind(media))
             && other.score_ms() + HYSTERESIS_MS < media.score_ms()
     }
 }

@@ -25,11 +25,28 @@ pub(super) const WARM_INTERVAL: Duration = Duration::from_millis(500);
 /// The same for paths that are neither media nor warm, and on hold.
 pub(super) const FRESH_SLOW: Duration = Duration::from_millis(11_000);
 
+/// Reports where there is little room: on the path of the media (feedback comes with them), on the
+/// warm path, on others. Chosen: 8 % of 1.5 kB/s.
+const CROWDED_INTERVAL: Duration = Duration::from_millis(1_000);
+const CROWDED_WARM_INTERVAL: Duration = Duration::from_millis(4_000);
+const CROWDED_OTHER_INTERVAL: Duration = Duration::from_secs(20);
+/// Paths that a report tells of there.
+const CROWDED_ENTRIES: usize = 3;
+/// Reports on hold on the warm path, and on others.
+const HOLD_WARM_INTERVAL: Duration = Duration::from_secs(6);
+const HOLD_OTHER_INTERVAL: Duration = Duration::from_secs(60);
+
 impl MediaSession {
     /// Something is wrong or changed: every path says so at once.
     pub(super) fn hasten_reports(&mut self, now: Instant) {
-        let spacing = TROUBLE_INTERVAL * if self.liveness.is_slow(now) { 8 } else { 1 };
+        let crowded = self.pace.is_crowded(now);
+        let kept = [self.liveness.media, self.liveness.warm];
         for path in self.paths.iter_mut() {
+            let spacing = match (crowded, kept.contains(&Some(path.number))) {
+                (false, _) => TROUBLE_INTERVAL,
+                (true, true) => CROWDED_INTERVAL,
+                (true, false) => RETRY_INTERVAL,
+            };
             let spaced = path.reported_at.map_or(now, |at| at + spacing);
             path.next_report = path.next_report.min(spaced.max(now));
         }
@@ -50,10 +67,14 @@ impl MediaSession {
     pub(super) fn send_report(&mut self, now: Instant, number: PathNumber, feedback: Bytes) {
         let Some(path) = self.paths.get(number) else { return };
         let interval = self.interval(now, path);
+        let spares = self.liveness.hold || self.pace.is_crowded(now);
+        // The peer's own reports, as rare as ours, confirm the path.
+        let patience = if spares { interval * 2 } else { Duration::ZERO };
+        let fresh = WARM_INTERVAL * 2 + patience;
         let report = Report {
             media_path: self.liveness.media == Some(number),
             hold: self.liveness.hold,
-            answer_wanted: !path.is_fresh(now, WARM_INTERVAL * 2) || self.liveness.in_trouble(now),
+            answer_wanted: !path.is_fresh(now, fresh) || self.liveness.in_trouble(now),
             path: number.0,
             clock_ms: self.clock_ms(now),
             next_ms: u16::try_from(interval.as_millis()).unwrap_or(u16::MAX),
@@ -83,7 +104,8 @@ impl MediaSession {
             .filter_map(|path| Some((path.heard_at?, path.peer_number?, path.echo?)))
             .collect();
         heard.sort_by_key(|(at, number, _)| (std::cmp::Reverse(*at), *number));
-        heard.truncate(ENTRIES_MAX);
+        let entries = if self.pace.is_crowded(now) { CROWDED_ENTRIES } else { ENTRIES_MAX };
+        heard.truncate(entries);
         heard
             .into_iter()
             .map(|(at, path, (echo_ms, echo_at))| Heard {
@@ -101,12 +123,22 @@ impl MediaSession {
         let media = liveness.media.and_then(|media| self.paths.get(media));
         let direct = media.is_some_and(|path| path.description.kind == PathKind::Direct);
         let fresh = path.is_fresh(now, FRESH_SLOW);
-        if liveness.lost_told && path.attempts > 60 {
+        if self.pace.is_crowded(now) && !liveness.hold {
+            let useful = liveness.in_trouble(now) && !fresh;
+            if number == liveness.media {
+                CROWDED_INTERVAL
+            } else if number == liveness.warm {
+                CROWDED_WARM_INTERVAL
+            } else if useful {
+                RETRY_INTERVAL
+            } else {
+                CROWDED_OTHER_INTERVAL
+            }
+        } else if liveness.lost_told && path.attempts > 60 {
             RETRY_INTERVAL
         } else if liveness.in_trouble(now) {
             let useful = number == liveness.media || number == liveness.warm || fresh;
-            let interval = TROUBLE_INTERVAL * if liveness.is_slow(now) { 8 } else { 1 };
-            if useful { interval } else { interval * 5 }
+            if useful { TROUBLE_INTERVAL } else { TROUBLE_INTERVAL * 5 }
         } else if number == liveness.media {
             match (liveness.hold, liveness.is_slow(now)) {
                 (true, _) => HOLD_INTERVAL,
@@ -114,7 +146,7 @@ impl MediaSession {
                 (false, false) => self.config.report_interval,
             }
         } else if liveness.hold {
-            if fresh { HOLD_INTERVAL * 3 } else { IDLE_RETRY_INTERVAL }
+            if number == liveness.warm { HOLD_WARM_INTERVAL } else { HOLD_OTHER_INTERVAL }
         } else if number == liveness.warm {
             if liveness.is_slow(now) { WARM_INTERVAL * 4 } else { WARM_INTERVAL }
         } else if fresh {

@@ -1,0 +1,82 @@
+//! How much a session may say beside the voice, and how soon it may call a path dead.
+//!
+//! Where rate control has left the voice little room, silence is no sign of death: what is late or
+//! lost drowned in the same queue, which copies on other paths and hurried reports would only fill.
+//! Then the session says little, waits longer, and moves only to a path of a better kind. ICE's own
+//! checks and RTCP are thinned out too: the reports, which are authenticated and answered, do what
+//! they are for (RFC 7675 consent included).
+
+use std::time::{Duration, Instant};
+
+/// Voice on the wire below this, in bytes a second, leaves no room (chosen: 32 kbit/s).
+const SCARCE_BYTES_PER_S: f64 = 4_000.0;
+/// Headers of a voice packet: IPv4, UDP; RTP and its tag are in its length.
+const HEADERS_BYTES: f64 = 28.0;
+/// The voice's rate is smoothed over this, and not judged before it.
+const SMOOTHING: Duration = Duration::from_secs(1);
+/// A voice without a packet for so long has stopped.
+const STOPPED: Duration = Duration::from_millis(600);
+/// A round trip this much above the shortest of its path is a queue (chosen: jitter is less).
+const QUEUE_MIN: Duration = Duration::from_millis(150);
+/// For how long a queue is remembered.
+const QUEUE_REMEMBERED: Duration = Duration::from_secs(5);
+/// Messages of ICE at most one in this, while there is little room, and on hold.
+const ICE_SPACING: Duration = Duration::from_secs(1);
+const ICE_SPACING_HOLD: Duration = Duration::from_secs(15);
+
+/// What is known of the room on the way.
+#[derive(Debug, Default)]
+pub(super) struct Pace {
+    voice_bytes_per_s: f64,
+    voice_since: Option<Instant>,
+    voice_at: Option<Instant>,
+    queue_until: Option<Instant>,
+    ice_at: Option<Instant>,
+}
+
+impl Pace {
+    /// A voice packet leaves, of so many bytes of RTP.
+    pub(super) fn note_voice(&mut self, now: Instant, bytes: usize) {
+        let last = self.voice_at.replace(now);
+        let apart = last.map(|last| now.saturating_duration_since(last));
+        let Some(apart) = apart.filter(|apart| *apart < STOPPED) else {
+            self.voice_since = Some(now);
+            self.voice_bytes_per_s = 0.0;
+            return;
+        };
+        let kept = (-apart.as_secs_f64() / SMOOTHING.as_secs_f64()).exp();
+        let added = (bytes as f64 + HEADERS_BYTES) / SMOOTHING.as_secs_f64();
+        self.voice_bytes_per_s = self.voice_bytes_per_s * kept + added;
+    }
+
+    /// A report came back after `sample` on a path whose shortest round trip is `least`.
+    pub(super) fn note_round_trip(&mut self, now: Instant, sample: Duration, least: Duration) {
+        if sample > least + QUEUE_MIN {
+            self.queue_until = Some(now + QUEUE_REMEMBERED);
+        }
+    }
+
+    /// Round trips tell of a queue, not of the way's length.
+    pub(super) fn has_queue(&self, now: Instant) -> bool {
+        self.queue_until.is_some_and(|until| until > now)
+    }
+
+    /// Rate control gives the voice little. A queue alone is no sign: late packets may be those of
+    /// a machine that stalls, and there a dead path must be left as fast as ever.
+    pub(super) fn is_crowded(&self, now: Instant) -> bool {
+        let is_speaking =
+            self.voice_at.is_some_and(|at| now.saturating_duration_since(at) < STOPPED);
+        let is_judged = self.voice_since.is_some_and(|since| since + SMOOTHING * 2 <= now);
+        is_speaking && is_judged && self.voice_bytes_per_s < SCARCE_BYTES_PER_S
+    }
+
+    /// Whether a message of ICE may leave although there is little room.
+    pub(super) fn allows_ice(&mut self, now: Instant, hold: bool) -> bool {
+        let spacing = if hold { ICE_SPACING_HOLD } else { ICE_SPACING };
+        let is_due = self.ice_at.is_none_or(|at| at + spacing <= now);
+        if is_due {
+            self.ice_at = Some(now);
+        }
+        is_due
+    }
+}
