@@ -54,8 +54,13 @@ impl Done {
 }
 
 pub(crate) fn command(profile: &Path, arguments: &[&str]) -> Command {
-    let mut command = Command::new(COOEE);
-    command.arg("--json").args(arguments).arg("--profile-dir").arg(profile);
+    // A shell's background jobs ignore SIGINT, and so would all that they start.
+    let mut command = Command::new("env");
+    command
+        .args(["--default-signal=INT", COOEE, "--json"])
+        .args(arguments)
+        .arg("--profile-dir")
+        .arg(profile);
     command.stdin(Stdio::null()).env("COOEE_PASSWORD", "correct horse battery staple");
     command
 }

@@ -4,7 +4,7 @@
 //! The round trip between the two users is four times the delay of one gateway's link, that to a
 //! super node twice. Ringing is timed by the caller's own node, from the command to the moment at
 //! which it knows that it rings. The answer is the moment at which the callee's node says that the
-//! call is active; the first sound is the first window of 10 ms above -40 dB in the recording of
+//! call is accepted (a round trip before both sides know it); the first sound is the first window of 10 ms above -40 dB in the recording of
 //! an ear, whose samples carry the time at which they were played.
 //!
 //! A stranger is called with no connection between the two devices; a buddy is on-line, and the
@@ -175,9 +175,9 @@ fn call(alice: &User<'_>, bob: &mut User<'_>) -> Result<Timed> {
     let ring_ms = call.wait_for_ringing()?;
     thread::sleep(RINGING);
     bob.run(&["answer"])?;
-    let answered_ns = bob
-        .node()
-        .wait_for("answered call", PATIENCE, |line| (line["phase"] == "active").then(now_ns))?;
+    let answered_ns = bob.node().wait_for("answered call", PATIENCE, |line| {
+        ["answering", "active"].iter().any(|phase| line["phase"] == *phase).then(now_ns)
+    })?;
     call.wait_for_answer()?;
     let report = call.finish()?;
     let id = &report.record["call"];

@@ -18,6 +18,7 @@
 
 mod output;
 mod race;
+mod shunned;
 mod trouble;
 
 use std::{
@@ -31,6 +32,7 @@ use race::{Attempt, GRACE, PATIENCE, Round, Target};
 pub use race::{Config, PortKind};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha12Rng;
+use shunned::Shunned;
 pub use trouble::{Failure, Trouble};
 
 use crate::{
@@ -71,6 +73,7 @@ pub struct Attachment {
     attempts: BTreeMap<AttemptId, Attempt>,
     round: Round,
     next_attempt: u64,
+    shunned: Shunned,
     failed_rounds: u32,
     /// When the first round of these failed.
     failing_since: Option<Instant>,
@@ -101,6 +104,7 @@ impl Attachment {
             attempts: BTreeMap::new(),
             round: Round::default(),
             next_attempt: 0,
+            shunned: Shunned::default(),
             failed_rounds: 0,
             failing_since: None,
             waiting_until: None,
@@ -337,6 +341,7 @@ impl Attachment {
         let lasted = now.instant.saturating_duration_since(lost.since);
         self.host_cache.handle_uptime(lost.target.entry, lasted);
         if !lost.draining {
+            self.shunned.note_end(now.instant, lost.target.entry, lasted);
             self.host_cache.handle_failure(lost.target.entry, now.unix);
         }
     }

@@ -151,6 +151,9 @@ impl Round {
     }
 }
 
+/// Longest pause before those are tried again that were of no use lately (chosen).
+const SHUNNED_PAUSE_MAX: Duration = Duration::from_secs(5);
+
 impl Attachment {
     /// Begins a round: probes, and a fresh order of hosts and ports.
     pub(super) fn new_round(&mut self, now: Now) {
@@ -158,7 +161,14 @@ impl Attachment {
             [&self.in_use, &self.warm].into_iter().flatten().map(|h| h.target.entry).collect();
         let hosts =
             self.host_cache.login_order(self.config.hosts_max, now.unix, &mut self.randomness);
-        let hosts: Vec<SocketAddr> = hosts.into_iter().filter(|h| !held.contains(h)).collect();
+        let mut hosts: Vec<SocketAddr> = hosts.into_iter().filter(|h| !held.contains(h)).collect();
+        hosts.sort_by_key(|host| self.shunned.holds(now.instant, *host));
+        // Where nobody else is left there is no hurry either.
+        let all_shunned = hosts.first().is_some_and(|h| self.shunned.holds(now.instant, *h));
+        let mut pause = Duration::ZERO;
+        if all_shunned {
+            pause = self.randomness.random_range(Duration::ZERO..=SHUNNED_PAUSE_MAX);
+        }
         let mut ranked: Vec<(usize, Target)> = Vec::new();
         for (place, entry) in hosts.iter().enumerate() {
             for kind in [PortKind::Own, PortKind::Https, PortKind::Http] {
@@ -175,7 +185,7 @@ impl Attachment {
         let probing = self.udp != Udp::Works;
         self.round = Round {
             targets: ranked.into_iter().map(|(_, target)| target).collect(),
-            next_start: Some(now.instant),
+            next_start: Some(now.instant + pause),
             probes: hosts.into_iter().take(if probing { self.config.probes } else { 0 }).collect(),
             started: Some(now.instant),
             ..Round::default()

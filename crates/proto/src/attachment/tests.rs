@@ -167,6 +167,11 @@ impl World {
 
     fn lose(&mut self, n: u8) {
         self.tcp.insert(host(n), Tcp::Dropped);
+        self.break_off(n);
+    }
+
+    /// The connections to it end, and it may be reached again.
+    fn break_off(&mut self, n: u8) {
         let lost: Vec<AttemptId> =
             self.open.iter().filter(|(_, at)| at.ip() == host(n).ip()).map(|(id, _)| *id).collect();
         for attempt in lost {
@@ -312,6 +317,35 @@ fn the_warm_super_node_takes_over_at_once() {
     assert_eq!(*at, lost_at);
     world.run_for(Duration::from_secs(5));
     assert!(world.warm().is_some_and(|warm| warm != first), "a new warm one is found");
+}
+
+#[test]
+fn one_whose_connections_end_at_once_comes_last() {
+    for seed in 0..8 {
+        let mut world = World::with_seed(&[1, 2, 3], seed);
+        world.start();
+        let mut misbehaved = 0;
+        for _ in 0..200 {
+            world.run_for(Duration::from_millis(50));
+            if world.open.values().any(|at| at.ip() == host(1).ip()) {
+                misbehaved += 1;
+                world.break_off(1);
+            }
+        }
+        assert!(misbehaved <= 2, "attached {misbehaved} times: {:?}", world.connects);
+        assert_ne!(world.in_use(), Some(node(1)));
+    }
+}
+
+#[test]
+fn the_only_super_node_is_not_asked_without_end_when_it_ends_every_connection() {
+    let mut world = World::new(&[1]);
+    world.start();
+    for _ in 0..600 {
+        world.run_for(Duration::from_millis(100));
+        world.break_off(1);
+    }
+    assert!((10..60).contains(&world.connects.len()), "{} in a minute", world.connects.len());
 }
 
 #[test]
