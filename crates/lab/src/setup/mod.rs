@@ -4,8 +4,9 @@
 //! The round trip between the two users is four times the delay of one gateway's link, that to a
 //! super node twice. Ringing is timed by the caller's own node, from the command to the moment at
 //! which it knows that it rings. The answer is the moment at which the callee's node says that the
-//! call is accepted (a round trip before both sides know it); the first sound is the first window of 10 ms above -40 dB in the recording of
-//! an ear, whose samples carry the time at which they were played.
+//! call is accepted, a round trip before both sides know it; the first sound is the first window of
+//! 10 ms above -40 dB in the recording of an ear, whose samples carry the time at which they were
+//! played.
 //!
 //! A stranger is called with no connection between the two devices; a buddy is on-line, and the
 //! two devices have exchanged their presence before.
