@@ -59,6 +59,11 @@ impl RateControl {
         self.point
     }
 
+    /// Bit/s on the wire that the point was made for.
+    pub fn wire_bits_per_s(&self) -> u32 {
+        self.planned as u32
+    }
+
     /// Notes a packet sent.
     pub fn sent(&mut self, now: Instant, sequence: u16, payload_bytes: usize) {
         self.path.sent(now, sequence, payload_bytes + self.overhead_bytes);

@@ -32,8 +32,8 @@ const FRESH_CROWDED: Duration = Duration::from_millis(6_000);
 const DUPLICATION: Duration = Duration::from_millis(500);
 /// On how many other paths, each by another local way if possible.
 const COPIES_MAX: usize = 4;
-/// Voice packets this far apart are those of a slow path (chosen: 80 ms of sound and more).
-const SLOW_SPACING: Duration = Duration::from_millis(75);
+/// Voice packets further apart than this are pauses.
+const SPACING_MAX: Duration = Duration::from_millis(300);
 /// The peer heard nothing of flowing voice for so long: worse than jitter (chosen).
 const UNHEARD_MIN: Duration = Duration::from_millis(150);
 /// The same where there is little room.
@@ -101,14 +101,9 @@ impl Liveness {
 
     pub(super) fn note_voice_sent(&mut self, now: Instant) {
         if let Some(last) = self.voice_sent_at.replace(now) {
-            let spacing = now.saturating_duration_since(last).min(SLOW_SPACING * 4);
+            let spacing = now.saturating_duration_since(last).min(SPACING_MAX);
             self.voice_sent_spacing = (self.voice_sent_spacing * 7 + spacing) / 8;
         }
-    }
-
-    /// Voice leaves in long packets: the path is slow, and each report on it is felt.
-    pub(super) fn is_slow(&self, now: Instant) -> bool {
-        self.is_sending_voice(now) && self.voice_sent_spacing >= SLOW_SPACING
     }
 
     pub(super) fn note_direct_tried(&mut self, now: Instant) {
@@ -195,7 +190,7 @@ impl MediaSession {
     /// An encrypted voice packet leaves on the media path, and on others that work when in doubt.
     pub(super) fn send_voice_bytes(&mut self, now: Instant, bytes: Vec<u8>) {
         let media = self.liveness.media;
-        self.pace.note_voice(now, bytes.len());
+        self.pace.note_voice(now);
         if self.liveness.in_trouble(now) && !self.pace.is_crowded(now) {
             let except = (media, self.liveness.warm);
             for path in self.paths.copies(now, FRESH_SLOW, except, COPIES_MAX) {

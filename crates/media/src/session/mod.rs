@@ -190,6 +190,12 @@ impl MediaSession {
         self.offer_candidates_again(now);
     }
 
+    /// Says what rate control lets the voice have on the wire, in bit/s: where that is little, the
+    /// session says little beside it.
+    pub fn set_voice_rate(&mut self, bits_per_s: u32) {
+        self.pace.set_voice_rate(bits_per_s);
+    }
+
     /// Sends one voice packet; before the session is connected it is dropped.
     pub fn send_audio(&mut self, now: Instant, packet: &VoicePacket) -> Result<(), SessionError> {
         if self.phase == Phase::Ended {

@@ -8,12 +8,8 @@
 
 use std::time::{Duration, Instant};
 
-/// Voice on the wire below this, in bytes a second, leaves no room (chosen: 32 kbit/s).
-const SCARCE_BYTES_PER_S: f64 = 4_000.0;
-/// Headers of a voice packet: IPv4, UDP; RTP and its tag are in its length.
-const HEADERS_BYTES: f64 = 28.0;
-/// The voice's rate is smoothed over this, and not judged before it.
-const SMOOTHING: Duration = Duration::from_secs(1);
+/// Rate control below this leaves no room beside the voice (chosen: 4 kB/s).
+const SCARCE_BITS_PER_S: u32 = 32_000;
 /// A voice without a packet for so long has stopped.
 const STOPPED: Duration = Duration::from_millis(600);
 /// A round trip this much above the shortest of its path is a queue (chosen: jitter is less).
@@ -27,26 +23,22 @@ const ICE_SPACING_HOLD: Duration = Duration::from_secs(15);
 /// What is known of the room on the way.
 #[derive(Debug, Default)]
 pub(super) struct Pace {
-    voice_bytes_per_s: f64,
-    voice_since: Option<Instant>,
+    /// What rate control lets the voice have on the wire; nobody has said yet if `None`.
+    voice_bits_per_s: Option<u32>,
     voice_at: Option<Instant>,
     queue_until: Option<Instant>,
     ice_at: Option<Instant>,
 }
 
 impl Pace {
-    /// A voice packet leaves, of so many bytes of RTP.
-    pub(super) fn note_voice(&mut self, now: Instant, bytes: usize) {
-        let last = self.voice_at.replace(now);
-        let apart = last.map(|last| now.saturating_duration_since(last));
-        let Some(apart) = apart.filter(|apart| *apart < STOPPED) else {
-            self.voice_since = Some(now);
-            self.voice_bytes_per_s = 0.0;
-            return;
-        };
-        let kept = (-apart.as_secs_f64() / SMOOTHING.as_secs_f64()).exp();
-        let added = (bytes as f64 + HEADERS_BYTES) / SMOOTHING.as_secs_f64();
-        self.voice_bytes_per_s = self.voice_bytes_per_s * kept + added;
+    /// Rate control has decided.
+    pub(super) fn set_voice_rate(&mut self, bits_per_s: u32) {
+        self.voice_bits_per_s = Some(bits_per_s);
+    }
+
+    /// A voice packet leaves.
+    pub(super) fn note_voice(&mut self, now: Instant) {
+        self.voice_at = Some(now);
     }
 
     /// A report came back after `sample` on a path whose shortest round trip is `least`.
@@ -61,13 +53,13 @@ impl Pace {
         self.queue_until.is_some_and(|until| until > now)
     }
 
-    /// Rate control gives the voice little. A queue alone is no sign: late packets may be those of
-    /// a machine that stalls, and there a dead path must be left as fast as ever.
+    /// Rate control gives the voice little. The bytes that leave say nothing: a pause in speech is
+    /// small too. A queue alone is no sign either: late packets may be those of a machine that
+    /// stalls, and there a dead path must be left as fast as ever.
     pub(super) fn is_crowded(&self, now: Instant) -> bool {
         let is_speaking =
             self.voice_at.is_some_and(|at| now.saturating_duration_since(at) < STOPPED);
-        let is_judged = self.voice_since.is_some_and(|since| since + SMOOTHING * 2 <= now);
-        is_speaking && is_judged && self.voice_bytes_per_s < SCARCE_BYTES_PER_S
+        is_speaking && self.voice_bits_per_s.is_some_and(|rate| rate < SCARCE_BITS_PER_S)
     }
 
     /// Whether a message of ICE may leave although there is little room.

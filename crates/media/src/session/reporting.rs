@@ -140,15 +140,11 @@ impl MediaSession {
             let useful = number == liveness.media || number == liveness.warm || fresh;
             if useful { TROUBLE_INTERVAL } else { TROUBLE_INTERVAL * 5 }
         } else if number == liveness.media {
-            match (liveness.hold, liveness.is_slow(now)) {
-                (true, _) => HOLD_INTERVAL,
-                (false, true) => self.config.report_interval * 2,
-                (false, false) => self.config.report_interval,
-            }
+            if liveness.hold { HOLD_INTERVAL } else { self.config.report_interval }
         } else if liveness.hold {
             if number == liveness.warm { HOLD_WARM_INTERVAL } else { HOLD_OTHER_INTERVAL }
         } else if number == liveness.warm {
-            if liveness.is_slow(now) { WARM_INTERVAL * 4 } else { WARM_INTERVAL }
+            WARM_INTERVAL
         } else if fresh {
             if path.confirmations < 3 { TROUBLE_INTERVAL * 2 } else { OTHER_INTERVAL }
         } else if path.attempts < 6 {

@@ -129,6 +129,13 @@ impl VoiceSender {
         self.point
     }
 
+    /// What the voice may take on the wire, headers included, in bit/s.
+    pub fn wire_bits_per_s(&self) -> u32 {
+        let fixed =
+            self.config.fixed.map(|point| point.wire_bits_per_s(self.config.overhead_bytes));
+        fixed.unwrap_or_else(|| self.rate.wire_bits_per_s())
+    }
+
     /// Counts so far.
     pub fn statistics(&self) -> SenderStatistics {
         let mut statistics = self.statistics;

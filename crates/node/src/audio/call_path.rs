@@ -122,6 +122,8 @@ struct Mouth {
     sender: VoiceSender,
     link: AudioEnd,
     dtmf: DtmfPlayer,
+    /// The rate of which the network side was told last.
+    told_bits_per_s: u32,
 }
 
 struct Echo {
@@ -140,7 +142,12 @@ impl CallPath {
         let (producer, digits) = RingBuffer::new(DIGITS_MAX);
         let controls = CallControls { shared: shared.clone(), digits: producer };
         let path = Self {
-            mouth: Mouth { sender: VoiceSender::new(sound.sender)?, link, dtmf: DtmfPlayer::new() },
+            mouth: Mouth {
+                sender: VoiceSender::new(sound.sender)?,
+                link,
+                dtmf: DtmfPlayer::new(),
+                told_bits_per_s: 0,
+            },
             receiver: VoiceReceiver::new(sound.receiver)?,
             shared,
             digits,
@@ -181,6 +188,7 @@ impl SoundPath for CallPath {
                 VoiceMessage::Feedback(feedback) => {
                     self.mouth.sender.handle_feedback(now, &feedback);
                 }
+                VoiceMessage::Rate(_) => {}
             }
         }
         while let Ok(digit) = self.digits.pop() {
@@ -250,6 +258,11 @@ impl Mouth {
             block.fill(0.0);
         }
         let link = &mut self.link;
+        let bits_per_s = self.sender.wire_bits_per_s();
+        if bits_per_s != self.told_bits_per_s {
+            link.send(VoiceMessage::Rate(bits_per_s));
+            self.told_bits_per_s = bits_per_s;
+        }
         self.sender.capture(now, block, &mut |packet| link.send(VoiceMessage::Packet(packet)));
     }
 }

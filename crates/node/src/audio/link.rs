@@ -30,6 +30,8 @@ pub enum VoiceMessage {
     Packet(VoicePacket),
     /// The receiver's report to the sender.
     Feedback(Feedback),
+    /// Towards the network alone: what rate control lets the voice have on the wire, in bit/s.
+    Rate(u32),
 }
 
 /// The audio thread's end.

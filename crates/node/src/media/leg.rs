@@ -209,6 +209,10 @@ impl LegTask {
                 let length = feedback.encode(&mut bytes);
                 self.session.send_feedback(now, Bytes::copy_from_slice(&bytes[..length]))
             }
+            Some(VoiceMessage::Rate(bits_per_s)) => {
+                self.session.set_voice_rate(bits_per_s);
+                Ok(())
+            }
             Some(_) => Ok(()),
             None => {
                 self.voice = None;
