@@ -3,10 +3,11 @@
 //! A packet socket in the host's namespace sees every IP packet of the interface towards the core,
 //! both ways, after the namespace's own rules; a firewall further out does not hide what a host
 //! tries to send. Packets are read by a thread of their own, parsed ([`packet`]) and kept; what
-//! counts and sums is in [`flows`].
+//! counts and sums is in [`flows`]; voice over TCP is told by its rhythm ([`rhythm`]).
 
 pub mod flows;
 pub mod packet;
+pub mod rhythm;
 mod tls;
 
 use std::{

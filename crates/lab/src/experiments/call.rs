@@ -16,10 +16,7 @@ use super::{
     stage::{Plan, SETUPS, Setup, Stage, play},
 };
 use crate::{
-    capture::{
-        Capture, Packet, flows,
-        flows::{mark_voice_over_tcp, totals},
-    },
+    capture::{Capture, Packet, flows, flows::totals, rhythm::mark_voice_over_tcp},
     deployment::{CallOptions, User, UserOptions},
     measure::recording::first_sound_ns,
     report::{Section, Table, Target},

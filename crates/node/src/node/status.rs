@@ -163,7 +163,8 @@ fn register_overlay(registry: &mut Registry, facts: &OverlayFacts) {
 pub(super) fn describe(status: &Attached) -> (&'static str, String) {
     match status {
         Attached::Idle => ("offline", "not started".to_owned()),
-        Attached::Racing => ("attaching", "looking for a super node".to_owned()),
+        Attached::Racing { before: None } => ("attaching", "looking for a super node".to_owned()),
+        Attached::Racing { before: Some(why) } => ("attaching", format!("{why}; trying again now")),
         Attached::Attached { address, udp, .. } => {
             let voice = match udp {
                 Udp::Blocked => "; UDP is blocked here, voice goes over TCP",

@@ -75,6 +75,8 @@ pub struct Attachment {
     next_attempt: u64,
     shunned: Shunned,
     failed_rounds: u32,
+    /// Why the last of them failed.
+    trouble: Option<Trouble>,
     /// When the first round of these failed.
     failing_since: Option<Instant>,
     waiting_until: Option<Instant>,
@@ -106,6 +108,7 @@ impl Attachment {
             next_attempt: 0,
             shunned: Shunned::default(),
             failed_rounds: 0,
+            trouble: None,
             failing_since: None,
             waiting_until: None,
             warm_at: None,
@@ -129,6 +132,7 @@ impl Attachment {
             self.outputs.push_back(Output::Check { attempt: held.attempt });
         }
         self.failed_rounds = 0;
+        self.trouble = None;
         self.failing_since = None;
         self.waiting_until = None;
         self.udp = Udp::Unknown;
@@ -200,6 +204,7 @@ impl Attachment {
         if self.in_use.as_ref().is_none_or(|held| held.draining && held.node != node) {
             self.port_kind = held.target.kind;
             self.failed_rounds = 0;
+            self.trouble = None;
             self.failing_since = None;
             if same(&self.warm) {
                 self.close_warm();
@@ -367,7 +372,7 @@ impl Attachment {
                 let why = Trouble::of(&self.round.failures, self.udp);
                 Status::Waiting { why, until }
             }
-            (None, None) => Status::Racing,
+            (None, None) => Status::Racing { before: self.trouble.clone() },
         };
         if status != self.status {
             self.status = status.clone();

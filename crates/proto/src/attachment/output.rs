@@ -101,7 +101,10 @@ pub enum Status {
     /// Not started.
     Idle,
     /// Attempts are under way.
-    Racing,
+    Racing {
+        /// Why the race before came to nothing, until one is won or the network changes.
+        before: Option<Trouble>,
+    },
     /// Attached.
     Attached {
         /// Super node in use.

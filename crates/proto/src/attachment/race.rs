@@ -8,7 +8,7 @@ use std::{
 
 use rand::Rng;
 
-use super::{Attachment, AttemptId, Event, Failure, Output, Udp, WARM_RETRY, back_off};
+use super::{Attachment, AttemptId, Event, Failure, Output, Trouble, Udp, WARM_RETRY, back_off};
 use crate::clock::Now;
 
 /// Bounds and pauses of the race.
@@ -292,6 +292,7 @@ impl Attachment {
                 let failing_for = now.instant.saturating_duration_since(since);
                 let wait = back_off(self.failed_rounds, failing_for, &mut self.randomness);
                 self.failed_rounds = self.failed_rounds.saturating_add(1);
+                self.trouble = Some(Trouble::of(&self.round.failures, self.udp));
                 self.waiting_until = Some(now.instant + wait);
             }
             Some(_) if self.is_seeking() && self.warm_at.is_none() => {

@@ -209,7 +209,7 @@ fn draining_moves_to_the_warm_one_and_without_it_waits_for_the_new() {
 fn each_trouble_is_told_by_its_name() {
     let cases: [(Tcp, Trouble); 8] = [
         (Tcp::Answers(Failure::NoNetwork), Trouble::NoNetwork),
-        (Tcp::Answers(Failure::ConnectionRefused), Trouble::NothingAnswers),
+        (Tcp::Answers(Failure::ConnectionRefused), Trouble::AllRefuse),
         (Tcp::Answers(Failure::Clock("c".into())), Trouble::Clock("c".into())),
         (Tcp::Answers(Failure::OwnCertificate("x".into())), Trouble::OwnCertificate("x".into())),
         (Tcp::Answers(Failure::Proxy("407".into())), Trouble::Proxy("407".into())),
@@ -234,6 +234,38 @@ fn each_trouble_is_told_by_its_name() {
     let mut nobody = World::new(&[]);
     nobody.start();
     assert_eq!(nobody.trouble(), Some(Trouble::NoneKnown));
+}
+
+#[test]
+fn while_it_tries_again_the_last_reason_is_still_told() {
+    let refused = Tcp::Answers(Failure::ConnectionRefused);
+    for (tcp, expected) in [(refused, Trouble::AllRefuse), (Tcp::Dropped, Trouble::NothingAnswers)]
+    {
+        let mut world = World::new(&[1, 2]).all_tcp(&tcp).no_udp();
+        for n in 1..=2 {
+            world.tcp.insert(port(n, 443), tcp.clone());
+            world.tcp.insert(port(n, 80), tcp.clone());
+        }
+        world.start();
+        assert_eq!(*world.status(), Status::Racing { before: None });
+        let mut failed = false;
+        let mut raced_again = false;
+        for _ in 0..6_000 {
+            world.run_for(Duration::from_millis(10));
+            failed |= world.trouble().is_some();
+            if let Status::Racing { before } = world.status()
+                && failed
+            {
+                raced_again = true;
+                assert_eq!(*before, Some(expected.clone()));
+            }
+        }
+        assert!(raced_again, "it tries again within a minute");
+        world.tcp = [1, 2].into_iter().map(|n| (host(n), Tcp::Attaches(n))).collect();
+        world.machine.handle_network_change(world.now);
+        world.run_for(Duration::ZERO);
+        assert!(!matches!(world.status(), Status::Racing { before: Some(_) }));
+    }
 }
 
 #[test]

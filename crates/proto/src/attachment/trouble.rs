@@ -61,8 +61,14 @@ pub enum Trouble {
     #[error("super nodes answer by UDP but TCP is blocked: check the firewall")]
     TcpBlocked,
     /// Nothing answers at all.
-    #[error("no super node answers: a firewall blocks them, or they are down")]
+    #[error("no super node answers by UDP or TCP: a firewall blocks them, or they are down")]
     NothingAnswers,
+    /// Every connection is turned away at once.
+    #[error(
+        "every super node's address refuses connections: a firewall turns them away, or the super \
+        nodes are down"
+    )]
+    AllRefuse,
     /// The machine's clock is wrong, most likely.
     #[error("the clock of this device is probably wrong, set it: {0}")]
     Clock(String),
@@ -120,6 +126,10 @@ impl Trouble {
         if let Some(text) = find(|f| if let Failure::Protocol(t) = f { Some(t) } else { None }) {
             return Self::Refused(text);
         }
-        if udp == Udp::Works { Self::TcpBlocked } else { Self::NothingAnswers }
+        if udp == Udp::Works {
+            return Self::TcpBlocked;
+        }
+        let all_refuse = failures.iter().all(|failure| *failure == Failure::ConnectionRefused);
+        if all_refuse { Self::AllRefuse } else { Self::NothingAnswers }
     }
 }

@@ -15,7 +15,7 @@ use super::{
     stage::{Plan, SETUPS, Stage, play},
 };
 use crate::{
-    capture::{Capture, Packet, flows::mark_voice_over_tcp},
+    capture::{Capture, Packet, rhythm::mark_voice_over_tcp},
     deployment::{CallOptions, OngoingCall, User, UserOptions},
     report::Section,
     speech::{RATE_HZ, Voice, speak},
