@@ -10,7 +10,7 @@
 use std::{
     fs::File,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
     thread,
     time::{Duration, Instant},
 };
@@ -25,6 +25,9 @@ pub(crate) const CHANNELS: usize = 4;
 
 /// How long the sound server may take to be there.
 const READY_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How much longer than the conversation its playing may take.
+const PLAY_PATIENCE: Duration = Duration::from_secs(20);
 
 /// Recorded after the last word.
 const TAIL: Duration = Duration::from_millis(2_800);
@@ -98,7 +101,12 @@ impl Rig {
     }
 
     fn pactl(&self, arguments: &[&str]) -> Result<String> {
-        let output = self.tool("pactl").args(arguments).output().context("cannot run pactl")?;
+        let mut command = self.tool("pactl");
+        command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().context("cannot run pactl")?;
+        // What it says is short and fits into the pipes.
+        ended(&mut child, "pactl", READY_PATIENCE)?;
+        let output = child.wait_with_output()?;
         if !output.status.success() {
             bail!("pactl: {}", String::from_utf8_lossy(&output.stderr).trim());
         }
@@ -144,7 +152,11 @@ impl Rig {
         player.arg(conversation);
         let spawned = player.spawn().context("cannot start pacat");
         began();
-        let played = spawned.and_then(|mut player| Ok(player.wait()?));
+        let played = spawned.and_then(|mut player| {
+            let bytes_per_s = u64::from(RATE_HZ) * 2 * CHANNELS as u64;
+            let length = Duration::from_secs(std::fs::metadata(conversation)?.len() / bytes_per_s);
+            ended(&mut player, "pacat", length + PLAY_PATIENCE)
+        });
         thread::sleep(TAIL);
         recorder.kill()?;
         recorder.wait()?;
@@ -157,6 +169,22 @@ impl Drop for Rig {
     fn drop(&mut self) {
         let _ = self.daemon.kill();
         let _ = self.daemon.wait();
+    }
+}
+
+/// Waits for a tool of the sound server's, which itself waits without end when the server hangs.
+fn ended(child: &mut Child, name: &str, patience: Duration) -> Result<ExitStatus> {
+    let deadline = Instant::now() + patience;
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(status);
+        }
+        if Instant::now() > deadline {
+            child.kill()?;
+            child.wait()?;
+            bail!("{name} has not ended within {patience:?}: the sound server takes no more sound");
+        }
+        thread::sleep(Duration::from_millis(5));
     }
 }
 

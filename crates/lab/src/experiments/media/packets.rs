@@ -108,7 +108,8 @@ pub(super) fn set_ups(stage: &Stage<'_>, section: &mut Section) -> Result<()> {
             section.lines.push(json!({
                 "setup": setup.name, "sound": word, "path": path, "packets_per_s": up.per_s,
                 "payload_bytes_median": up.median, "payload_bytes_per_s": up.payload_per_s,
-                "wire_bytes_per_s": up.bytes_per_s, "own_bytes_per_s": own_per_s, "both_ways_bytes_per_s": both,
+                "wire_bytes_per_s": up.bytes_per_s,
+                "own_bytes_per_s": own_per_s, "both_ways_bytes_per_s": both,
                 "all_packets": [sent.packets, received.packets],
             }));
             stage.bench.tell(&format!("media: {}, {word}", setup.name));
