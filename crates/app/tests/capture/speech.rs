@@ -114,16 +114,18 @@ fn rtp(bytes: &[u8]) -> Option<(u32, bool, VoicePacket)> {
 }
 
 impl Stream {
-    /// The sound, as our own receiver decodes it; it takes plain Opus too.
+    /// The sound, as our own receiver decodes it; it takes plain Opus too. Who listens afterwards need
+    /// not hurry: packets come when their timestamps say, whatever delayed them on the way.
     pub(crate) fn decode(&self) -> Vec<f32> {
         let mut receiver = VoiceReceiver::new(VoiceConfig::default()).unwrap();
         let mut sound = vec![0.0; LEAD_S * RATE_HZ as usize];
         let Some((first, _)) = self.packets.first() else { return sound };
-        let mut arriving = self.packets.iter().peekable();
-        let last = self.packets.last().map_or(*first, |(at, _)| *at) + Duration::from_millis(500);
+        let times = self.times_by_timestamp();
+        let mut arriving = times.iter().zip(&self.packets).peekable();
+        let last = times.last().unwrap_or(first).to_owned() + Duration::from_millis(500);
         let mut now = *first;
         while now < last {
-            while let Some((at, packet)) = arriving.next_if(|(at, _)| *at <= now) {
+            while let Some((at, (_, packet))) = arriving.next_if(|(at, _)| **at <= now) {
                 receiver.handle_packet(*at, packet.clone());
             }
             let mut step = [0.0; STEP];
@@ -132,6 +134,21 @@ impl Stream {
             now += Duration::from_millis(10);
         }
         sound
+    }
+
+    /// When each packet was due, as far as its timestamp can be one; otherwise with the one before.
+    fn times_by_timestamp(&self) -> Vec<Instant> {
+        let mut times: Vec<Instant> = Vec::with_capacity(self.packets.len());
+        for (index, (at, packet)) in self.packets.iter().enumerate() {
+            let before =
+                index.checked_sub(1).map(|before| (times[before], &self.packets[before].1));
+            times.push(before.map_or(*at, |(time, before)| {
+                let samples = packet.timestamp.wrapping_sub(before.timestamp);
+                let apart = if samples < RATE_HZ { samples } else { 0 };
+                time + Duration::from_secs_f64(f64::from(apart) / f64::from(RATE_HZ))
+            }));
+        }
+        times
     }
 
     /// The payloads as bare 16-bit samples.

@@ -17,8 +17,11 @@ pub(super) const PATHS_MAX: usize = 48;
 const HYSTERESIS_MS: u64 = 15;
 /// Confirmations before a path may take over a working one (chosen).
 const CONFIRMATIONS_MIN: u32 = 2;
-/// How long a path that went deaf is not chosen again (chosen).
-const PENALTY: Duration = Duration::from_secs(3);
+/// How long a path that went deaf is not chosen again: a machine that stalled looks like a deaf
+/// path, and is back at once; each time within [`PENALTY_FORGOTTEN`] it takes twice as long (chosen).
+const PENALTY_FIRST: Duration = Duration::from_millis(750);
+const PENALTY_DOUBLINGS_MAX: u32 = 4;
+const PENALTY_FORGOTTEN: Duration = Duration::from_secs(30);
 
 /// Index into the table; also the number by which reports name the path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -45,6 +48,8 @@ pub(super) struct Path {
     pub(super) reported_at: Option<Instant>,
     pub(super) attempts: u32,
     not_before: Option<Instant>,
+    condemned_at: Option<Instant>,
+    condemnations: u32,
 }
 
 impl Path {
@@ -132,6 +137,8 @@ impl Paths {
             reported_at: None,
             attempts: 0,
             not_before: None,
+            condemned_at: None,
+            condemnations: 0,
         });
         Some(number)
     }
@@ -164,7 +171,11 @@ impl Paths {
             path.confirmed_at = None;
             path.confirmations = 0;
             path.attempts = 0;
-            path.not_before = Some(now + PENALTY);
+            let since = path.condemned_at.replace(now);
+            let again = since.is_some_and(|at| at + PENALTY_FORGOTTEN > now);
+            path.condemnations = if again { path.condemnations.saturating_add(1) } else { 0 };
+            let doublings = path.condemnations.min(PENALTY_DOUBLINGS_MAX);
+            path.not_before = Some(now + PENALTY_FIRST * (1 << doublings));
             path.next_report = now + Duration::from_millis(500);
         }
     }
@@ -262,5 +273,43 @@ pub(super) fn kind_of(
         (Some(RelayTransport::Udp), _) => PathKind::RelayedUdp,
         (None, Some(CandidateKind::Relayed)) => PathKind::RelayedByPeer,
         (None, _) => PathKind::Direct,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_that_goes_deaf_again_and_again_rests_longer_each_time() {
+        let start = Instant::now();
+        let description = PathDescription {
+            local: LocalPath::Direct(([127, 0, 0, 1], 1).into()),
+            remote: ([127, 0, 0, 1], 2).into(),
+            kind: PathKind::Direct,
+        };
+        let mut paths = Paths::default();
+        let number = paths.ensure(description, start, &[]).unwrap();
+        let rest = |paths: &mut Paths, at: Instant| {
+            paths.condemn(number, at);
+            paths.get_mut(number).unwrap().confirmed_at = Some(at);
+            let mut later = at;
+            while paths.best(later, Duration::from_secs(60), None).is_none() {
+                later += Duration::from_millis(50);
+            }
+            later - at
+        };
+        let mut at = start;
+        let rests: Vec<_> = (0..6)
+            .map(|_| {
+                at += Duration::from_secs(15);
+                rest(&mut paths, at)
+            })
+            .collect();
+        assert_eq!(rests[0], PENALTY_FIRST);
+        assert!(rests[1..5].iter().zip(&rests).all(|(next, rest)| *next == *rest * 2), "{rests:?}");
+        assert_eq!(rests[5], rests[4], "bounded");
+        at += PENALTY_FORGOTTEN;
+        assert_eq!(rest(&mut paths, at), PENALTY_FIRST, "forgotten");
     }
 }
