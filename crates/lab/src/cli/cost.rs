@@ -27,7 +27,7 @@ pub struct CostArgs {
     #[arg(long, default_value_t = 25.0)]
     talk: f64,
     /// Idle nodes to attach
-    #[arg(long, default_value_t = 20)]
+    #[arg(long, default_value_t = 40)]
     nodes: usize,
 }
 
@@ -73,16 +73,7 @@ pub(super) fn cost(arguments: &CostArgs, json: bool) -> Result<()> {
         eprintln!("{step}");
     })?;
     let super_node = deployment.super_nodes().first().context("there is one")?.pid();
-    let before = usage(super_node)?;
-    let quiet = UserOptions { microphone: Some("silence".to_owned()), ..UserOptions::default() };
-    let mut idle = Vec::new();
-    for index in 0..arguments.nodes {
-        idle.push(deployment.user("idle", &format!("idle{index}"), quiet.clone())?);
-    }
-    thread::sleep(Duration::from_secs(2));
-    let after = usage(super_node)?;
-    let per_node_kib = (after.rss_kib - before.rss_kib) / arguments.nodes.max(1) as f64;
-    drop(idle);
+    let attached = attach(&deployment, super_node, arguments.nodes)?;
 
     let speech = speech_file(folder.path().join("speech.wav"))?;
     let files = call(&deployment, Sound::Files, &speech, arguments.talk)?;
@@ -104,8 +95,8 @@ pub(super) fn cost(arguments: &CostArgs, json: bool) -> Result<()> {
             "processed_rss_mib": processed.call_mib, "processed_cpu_percent": processed.cpu_percent,
             "devices_rss_mib": devices.map(|cost| cost.call_mib),
             "devices_cpu_percent": devices.map(|cost| cost.cpu_percent),
-            "super_node_rss_mib": after.rss_kib / 1024.0,
-            "super_node_kib_per_node": per_node_kib, "nodes": arguments.nodes,
+            "super_node_rss_mib": attached.rss_kib / 1024.0,
+            "super_node_kib_per_node": attached.per_node_kib, "nodes": arguments.nodes,
         });
         println!("{line}");
     } else {
@@ -122,10 +113,37 @@ pub(super) fn cost(arguments: &CostArgs, json: bool) -> Result<()> {
                 None => println!("{name:<26} not measured: no sound server"),
             }
         }
-        println!("super node                 {:.1} MiB", after.rss_kib / 1024.0);
-        println!("  for each attached node   {per_node_kib:.0} KiB ({} nodes)", arguments.nodes);
+        println!("super node                 {:.1} MiB", attached.rss_kib / 1024.0);
+        println!(
+            "  for each attached node   {:.0} KiB ({} nodes)",
+            attached.per_node_kib, arguments.nodes
+        );
     }
     Ok(())
+}
+
+/// What attached nodes cost a super node.
+struct Attached {
+    rss_kib: f64,
+    per_node_kib: f64,
+}
+
+/// Attaches idle nodes, the first half before the measure begins: what the super node needs once for
+/// all of them is then there. Only memory that it wrote counts (code is shared, and given back).
+fn attach(deployment: &Deployment<'_>, super_node: u32, nodes: usize) -> Result<Attached> {
+    let quiet = UserOptions { microphone: Some("silence".to_owned()), ..UserOptions::default() };
+    let mut idle = Vec::new();
+    let mut written_kib = Vec::new();
+    for half in [0..nodes.div_ceil(2), nodes.div_ceil(2)..nodes] {
+        for index in half {
+            idle.push(deployment.user("idle", &format!("idle{index}"), quiet.clone())?);
+        }
+        thread::sleep(SETTLE);
+        written_kib.push(anonymous_kib(super_node)?);
+    }
+    let more_kib = written_kib[1] - written_kib[0];
+    let rss_kib = usage(super_node)?.rss_kib;
+    Ok(Attached { rss_kib, per_node_kib: more_kib / (nodes / 2).max(1) as f64 })
 }
 
 /// A call between two new users; memory of the caller, processor time of both on average.
@@ -175,6 +193,14 @@ fn speech_file(path: PathBuf) -> Result<PathBuf> {
     }
     writer.finalize()?;
     Ok(path)
+}
+
+/// Memory of a process that no file backs.
+fn anonymous_kib(pid: u32) -> Result<f64> {
+    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
+    let line = rollup.lines().find_map(|line| line.strip_prefix("Anonymous:"));
+    let kib = line.and_then(|text| text.split_whitespace().next()).context("Anonymous")?;
+    Ok(kib.parse()?)
 }
 
 fn usage(pid: u32) -> Result<Usage> {
