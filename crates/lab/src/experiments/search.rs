@@ -175,9 +175,9 @@ fn caching(stage: &Stage<'_>, section: &mut Section) -> Result<Table> {
         table.row([word.to_owned(), paper.to_owned()].into_iter().chain(cells(searches)));
     }
     section.notes.push(
-        "A super node answers from its cache for 60 s: one round trip to it, without the second one \
-         to those who keep the name. So do the searches above whose super node another seeker had \
-         asked before."
+        "A super node answers from its cache for 60 s: one round trip to it, without the second \
+         one to those who keep the name. So do the searches above whose super node another seeker \
+         had asked before."
             .to_owned(),
     );
     let times =
