@@ -114,8 +114,8 @@ fn rtp(bytes: &[u8]) -> Option<(u32, bool, VoicePacket)> {
 }
 
 impl Stream {
-    /// The sound, as our own receiver decodes it; it takes plain Opus too. Who listens afterwards need
-    /// not hurry: packets come when their timestamps say, whatever delayed them on the way.
+    /// The sound, as our own receiver decodes it; it takes plain Opus too. Who listens afterwards
+    /// need not hurry: packets come when their timestamps say, whatever delayed them on the way.
     pub(crate) fn decode(&self) -> Vec<f32> {
         let mut receiver = VoiceReceiver::new(VoiceConfig::default()).unwrap();
         let mut sound = vec![0.0; LEAD_S * RATE_HZ as usize];

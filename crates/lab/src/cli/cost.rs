@@ -128,8 +128,9 @@ struct Attached {
     per_node_kib: f64,
 }
 
-/// Attaches idle nodes, the first half before the measure begins: what the super node needs once for
-/// all of them is then there. Only memory that it wrote counts (code is shared, and given back).
+/// Attaches idle nodes, the first half before the measure begins: what the super node needs once
+/// for all of them is then there. Only memory that it wrote counts (code is shared, and given
+/// back).
 fn attach(deployment: &Deployment<'_>, super_node: u32, nodes: usize) -> Result<Attached> {
     let quiet = UserOptions { microphone: Some("silence".to_owned()), ..UserOptions::default() };
     let mut idle = Vec::new();

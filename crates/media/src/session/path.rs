@@ -18,7 +18,8 @@ const HYSTERESIS_MS: u64 = 15;
 /// Confirmations before a path may take over a working one (chosen).
 const CONFIRMATIONS_MIN: u32 = 2;
 /// How long a path that went deaf is not chosen again: a machine that stalled looks like a deaf
-/// path, and is back at once; each time within [`PENALTY_FORGOTTEN`] it takes twice as long (chosen).
+/// path, and is back at once; each time within [`PENALTY_FORGOTTEN`] it takes twice as long
+/// (chosen).
 const PENALTY_FIRST: Duration = Duration::from_millis(750);
 const PENALTY_DOUBLINGS_MAX: u32 = 4;
 const PENALTY_FORGOTTEN: Duration = Duration::from_secs(30);
