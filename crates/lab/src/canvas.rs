@@ -5,6 +5,7 @@ use std::{path::Path, sync::Once};
 
 use anyhow::{Context as _, anyhow};
 use plotters::{
+    chart::MeshStyle,
     coord::Shift,
     prelude::*,
     style::{FontStyle, register_font},
@@ -30,6 +31,37 @@ pub(crate) fn draw(path: &Path, size: (u32, u32), sketch: &impl Sketch) -> anyho
         _ => Err(anyhow!("write .png or .svg")),
     };
     result.with_context(|| format!("cannot draw {}", path.display()))
+}
+
+/// Text of so many pixels.
+pub(crate) fn text(pixels: u32) -> TextStyle<'static> {
+    ("sans-serif", pixels).into_font().color(&INK)
+}
+
+/// Writes a picture's title into its head.
+pub(crate) fn title<B: DrawingBackend>(
+    area: &DrawingArea<B, Shift>,
+    words: &str,
+    pixels: u32,
+) -> anyhow::Result<()>
+where
+    B::ErrorType: 'static,
+{
+    let bold = ("sans-serif", pixels, FontStyle::Bold).into_font().color(&INK);
+    area.draw(&Text::new(words.to_owned(), (12, 4), bold))?;
+    Ok(())
+}
+
+/// The look of every chart's frame; its axes are named in `colour`.
+pub(crate) fn frame<'m, 'a, 'b, X: Ranged, Y: Ranged, B: DrawingBackend>(
+    mesh: &'m mut MeshStyle<'a, 'b, X, Y, B>,
+    colour: RGBColor,
+) -> &'m mut MeshStyle<'a, 'b, X, Y, B> {
+    mesh.light_line_style(TRANSPARENT)
+        .bold_line_style(GRID)
+        .axis_style(INK.mix(0.4))
+        .label_style(text(15))
+        .axis_desc_style(("sans-serif", 17).into_font().color(&colour))
 }
 
 /// Makes "sans-serif" known to plotters, which brings no font of its own.

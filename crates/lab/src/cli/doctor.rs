@@ -1,11 +1,9 @@
 //! `cooee lab doctor`.
 
-use std::env;
+use anyhow::{Result, bail};
 
-use anyhow::{Context, Result, bail};
-use cooee_sim::place::{PLACES, Place};
-
-use crate::{doctor, sandbox};
+use super::{Workshop, places_of, say_json};
+use crate::doctor;
 
 /// `cooee lab doctor`.
 #[derive(Debug, clap::Args)]
@@ -16,21 +14,11 @@ pub struct DoctorArgs {
 }
 
 pub(super) fn run(arguments: &DoctorArgs, json: bool) -> Result<()> {
-    let find = |name: &String| {
-        Place::by_name(name)
-            .with_context(|| format!("no place \"{name}\": `cooee lab places` lists them"))
-    };
-    let places: Vec<&'static Place> = if arguments.places.is_empty() {
-        PLACES.iter().collect()
-    } else {
-        arguments.places.iter().map(find).collect::<Result<_>>()?
-    };
-    sandbox::enter()?;
-    let program = env::current_exe().context("cannot find the running program")?;
-    let folder = tempfile::tempdir()?;
-    let reports = doctor::run(&places, &program, folder.path(), |report| {
+    let places = places_of(&arguments.places)?;
+    let workshop = Workshop::enter(None)?;
+    let reports = doctor::run(&places, &workshop.program, &workshop.folder, |report| {
         if json {
-            println!("{}", serde_json::to_string(report).expect("own types serialise"));
+            say_json(report);
             return;
         }
         let verdict = if report.ok { "" } else { "  WRONG" };

@@ -1,14 +1,12 @@
 //! `cooee lab matrix`.
 
-use std::{env, path::PathBuf};
+use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use cooee_sim::place::{Outcome, PLACES, Place};
 
-use crate::{
-    matrix::{self, Cell, MatrixPlan, Summary},
-    sandbox,
-};
+use super::{Workshop, places_of, say_json};
+use crate::matrix::{self, Cell, MatrixPlan, Summary};
 
 /// The paper's set-ups are the first so many places.
 const PAPER_PLACES: usize = 3;
@@ -48,17 +46,14 @@ pub(super) fn run(arguments: &MatrixArgs, json: bool) -> Result<()> {
         delay_ms: arguments.delay_ms,
         shared: arguments.places.is_empty() && !arguments.short,
     };
-    sandbox::enter()?;
-    let program = env::current_exe().context("cannot find the running program")?;
-    let temporary = tempfile::tempdir()?;
-    let folder = arguments.keep.as_deref().unwrap_or(temporary.path());
-    std::fs::create_dir_all(folder)?;
+    let workshop = Workshop::enter(arguments.keep.as_deref())?;
     let tell = |text: &str| {
         if !json {
             eprintln!("{text}");
         }
     };
-    let cells = matrix::run(&plan, &program, folder, tell, |cell| say(cell, json))?;
+    let Workshop { program, folder, .. } = &workshop;
+    let cells = matrix::run(&plan, program, folder, tell, |cell| say(cell, json))?;
     let summary = matrix::summarise(&cells);
     if json {
         println!("{}", serde_json::to_string(&summary)?);
@@ -75,19 +70,12 @@ fn places(arguments: &MatrixArgs) -> Result<Vec<&'static Place>> {
     if arguments.short {
         return Ok(PLACES[..PAPER_PLACES].iter().collect());
     }
-    if arguments.places.is_empty() {
-        return Ok(PLACES.iter().collect());
-    }
-    let find = |name: &String| {
-        Place::by_name(name)
-            .with_context(|| format!("no place \"{name}\": `cooee lab places` lists them"))
-    };
-    arguments.places.iter().map(find).collect()
+    places_of(&arguments.places)
 }
 
 fn say(cell: &Cell, json: bool) {
     if json {
-        println!("{}", serde_json::to_string(cell).expect("own types serialise"));
+        say_json(cell);
         return;
     }
     let outcome = cell.outcome.map_or("-", word);

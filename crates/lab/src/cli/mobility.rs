@@ -1,10 +1,8 @@
 //! `cooee lab mobility`.
 
-use std::path::PathBuf;
-
 use anyhow::{Context, Result, bail};
 
-use super::Workshop;
+use super::{UsersArgs, Workshop, say_json};
 use crate::mobility::{self, FAULTS, Fault, FaultReport, MobilityPlan};
 
 /// `cooee lab mobility`.
@@ -19,12 +17,8 @@ pub struct MobilityArgs {
     /// Networks at a time
     #[arg(long, default_value_t = 3, value_name = "COUNT")]
     parallel: usize,
-    /// One-way delay between each user and the core, in ms
-    #[arg(long, default_value_t = 25.0, value_name = "MS")]
-    delay_ms: f64,
-    /// Keep logs, profiles and recordings in this folder
-    #[arg(long, value_name = "FOLDER")]
-    keep: Option<PathBuf>,
+    #[command(flatten)]
+    users: UsersArgs,
 }
 
 pub(super) fn run(arguments: &MobilityArgs, json: bool) -> Result<()> {
@@ -33,8 +27,9 @@ pub(super) fn run(arguments: &MobilityArgs, json: bool) -> Result<()> {
         return Ok(());
     }
     let faults = faults(&arguments.faults)?;
-    let workshop = Workshop::enter(arguments.keep.as_deref())?;
-    let plan = MobilityPlan { faults, parallel: arguments.parallel, delay_ms: arguments.delay_ms };
+    let workshop = Workshop::enter(arguments.users.keep.as_deref())?;
+    let delay_ms = arguments.users.delay_ms;
+    let plan = MobilityPlan { faults, parallel: arguments.parallel, delay_ms };
     if !json {
         println!("{:<24} {:>9} {:>9}  path before → after", "fault", "gap", "limit");
     }
@@ -59,7 +54,7 @@ fn faults(names: &[String]) -> Result<Vec<&'static Fault>> {
 
 fn say(report: &FaultReport, json: bool) {
     if json {
-        println!("{}", serde_json::to_string(report).expect("own types serialise"));
+        say_json(report);
         return;
     }
     let verdict = if report.ok { "" } else { "  MISSED" };

@@ -19,6 +19,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use cooee_sim::place::{PLACES, Place};
 
 use crate::sandbox;
 
@@ -98,6 +99,36 @@ impl Workshop {
         let folder = fs::canonicalize(folder)?;
         Ok(Self { program, folder, _temporary: temporary })
     }
+}
+
+/// What experiments with two users behind links of one delay have in common.
+#[derive(Debug, clap::Args)]
+struct UsersArgs {
+    /// One-way delay between each user and the core, in ms: a quarter of the users' round trip
+    #[arg(long, default_value_t = 25.0, value_name = "MS")]
+    delay_ms: f64,
+    /// Keep logs, profiles and recordings in this folder
+    #[arg(long, value_name = "FOLDER")]
+    keep: Option<PathBuf>,
+}
+
+/// The kind of place of this name.
+fn place(name: &str) -> Result<&'static Place> {
+    Place::by_name(name)
+        .with_context(|| format!("no place \"{name}\": `cooee lab places` lists them"))
+}
+
+/// The kinds of place of these names; all without names.
+fn places_of(names: &[String]) -> Result<Vec<&'static Place>> {
+    if names.is_empty() {
+        return Ok(PLACES.iter().collect());
+    }
+    names.iter().map(|name| place(name)).collect()
+}
+
+/// Prints a result for programs.
+fn say_json(report: &impl serde::Serialize) {
+    println!("{}", serde_json::to_string(report).expect("own types serialise"));
 }
 
 /// Runs a command of the laboratory.

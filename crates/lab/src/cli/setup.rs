@@ -1,11 +1,8 @@
 //! `cooee lab setup`.
 
-use std::path::PathBuf;
+use anyhow::{Result, bail};
 
-use anyhow::{Context, Result, bail};
-use cooee_sim::place::Place;
-
-use super::Workshop;
+use super::{UsersArgs, Workshop, place, say_json};
 use crate::setup::{self, Relation, SetupPlan, SetupReport};
 
 /// `cooee lab setup`.
@@ -17,20 +14,14 @@ pub struct SetupArgs {
     /// Calls of each kind
     #[arg(long, default_value_t = 5, value_name = "COUNT")]
     calls: usize,
-    /// One-way delay between each user and the core, in ms: a quarter of the users' round trip
-    #[arg(long, default_value_t = 25.0, value_name = "MS")]
-    delay_ms: f64,
-    /// Keep logs, profiles and recordings in this folder
-    #[arg(long, value_name = "FOLDER")]
-    keep: Option<PathBuf>,
+    #[command(flatten)]
+    users: UsersArgs,
 }
 
 pub(super) fn run(arguments: &SetupArgs, json: bool) -> Result<()> {
-    let name = &arguments.place;
-    let place = Place::by_name(name)
-        .with_context(|| format!("no place \"{name}\": `cooee lab places` lists them"))?;
-    let workshop = Workshop::enter(arguments.keep.as_deref())?;
-    let plan = SetupPlan { place, calls: arguments.calls, delay_ms: arguments.delay_ms };
+    let place = place(&arguments.place)?;
+    let workshop = Workshop::enter(arguments.users.keep.as_deref())?;
+    let plan = SetupPlan { place, calls: arguments.calls, delay_ms: arguments.users.delay_ms };
     if !json {
         let heads = ("ringing", "caller hears", "callee hears");
         println!("{:<10} {:>22} {:>14} {:>14}", "", heads.0, heads.1, heads.2);
@@ -45,7 +36,7 @@ pub(super) fn run(arguments: &SetupArgs, json: bool) -> Result<()> {
 
 fn say(report: &SetupReport, json: bool) {
     if json {
-        println!("{}", serde_json::to_string(report).expect("own types serialise"));
+        say_json(report);
         return;
     }
     let who = match report.relation {

@@ -2,10 +2,10 @@
 
 use std::{ops::Range, path::Path};
 
-use plotters::{coord::Shift, prelude::*, style::FontStyle};
+use plotters::{coord::Shift, prelude::*};
 
 use super::{delay::DelayReport, recording::Recording};
-use crate::canvas::{self, GRID, INK, Sketch};
+use crate::canvas::{self, INK, Sketch};
 
 const WIDTH: u32 = 1_400;
 const HEIGHT: u32 = 900;
@@ -55,10 +55,8 @@ where
     area.fill(&WHITE)?;
     let area = area.margin(14, 10, 12, 24);
     let (heading, body) = area.split_vertically(70);
-    let bold = ("sans-serif", 25, FontStyle::Bold).into_font().color(&INK);
-    heading.draw(&Text::new(title.to_owned(), (12, 4), bold))?;
-    let plain = ("sans-serif", 18).into_font().color(&INK);
-    heading.draw(&Text::new(summary(report), (12, 38), plain))?;
+    canvas::title(&heading, title, 25)?;
+    heading.draw(&Text::new(summary(report), (12, 38), canvas::text(18)))?;
     let panels = body.split_evenly((3, 1));
     let seconds = duration_s(recording).max(0.1);
     draw_waveform(&panels[0], recording, &recording.mouth, ("mouth", MOUTH), seconds, &[])?;
@@ -105,13 +103,7 @@ where
         .x_label_area_size(26)
         .y_label_area_size(84)
         .build_cartesian_2d(0.0..seconds, -peak..peak)?;
-    chart
-        .configure_mesh()
-        .light_line_style(TRANSPARENT)
-        .bold_line_style(GRID)
-        .axis_style(INK.mix(0.4))
-        .label_style(("sans-serif", 15).into_font().color(&INK))
-        .axis_desc_style(("sans-serif", 17).into_font().color(&color))
+    canvas::frame(&mut chart.configure_mesh(), color)
         .y_desc(name)
         .y_labels(5)
         .x_labels(14)
@@ -158,13 +150,7 @@ where
         .x_label_area_size(46)
         .y_label_area_size(84)
         .build_cartesian_2d(0.0..seconds, 0.0..highest * 1.25)?;
-    chart
-        .configure_mesh()
-        .light_line_style(TRANSPARENT)
-        .bold_line_style(GRID)
-        .axis_style(INK.mix(0.4))
-        .label_style(("sans-serif", 15).into_font().color(&INK))
-        .axis_desc_style(("sans-serif", 17).into_font().color(&INK))
+    canvas::frame(&mut chart.configure_mesh(), INK)
         .x_desc("time (s)")
         .y_desc("delay (ms)")
         .x_labels(14)
@@ -181,7 +167,7 @@ where
         let span = [(start, delay), ((start + window).min(seconds), delay)];
         chart.draw_series([PathElement::new(span, DELAY.stroke_width(3))])?;
         chart.draw_series([Circle::new((start + window / 2.0, delay), 4, DELAY.filled())])?;
-        let label = ("sans-serif", 14).into_font().color(&INK);
+        let label = canvas::text(14);
         let place = (start + window / 2.0, delay + highest * 0.13);
         let centred = label.pos(plotters::style::text_anchor::Pos::new(
             plotters::style::text_anchor::HPos::Center,

@@ -5,7 +5,6 @@ use std::path::Path;
 use plotters::{
     coord::{Shift, ranged1d::ValueFormatter},
     prelude::*,
-    style::FontStyle,
 };
 
 use crate::canvas::{self, GRID, INK, Sketch};
@@ -134,8 +133,7 @@ where
     area.fill(&WHITE)?;
     let area = area.margin(12, 12, 12, 28);
     let (heading, body) = area.split_vertically(40);
-    let bold = ("sans-serif", 22, FontStyle::Bold).into_font().color(&INK);
-    heading.draw(&Text::new(chart.title.clone(), (12, 4), bold))?;
+    canvas::title(&heading, &chart.title, 22)?;
     let (x, y) = (chart.x.range, chart.y.range);
     let mut builder = ChartBuilder::on(&body);
     builder.x_label_area_size(48).y_label_area_size(if chart.y.names.is_empty() {
@@ -163,13 +161,7 @@ where
     X: Ranged<ValueType = f64> + ValueFormatter<f64>,
 {
     let y_labels = if chart.y.names.is_empty() { 8 } else { 2 * chart.y.names.len() + 1 };
-    context
-        .configure_mesh()
-        .light_line_style(TRANSPARENT)
-        .bold_line_style(GRID)
-        .axis_style(INK.mix(0.4))
-        .label_style(("sans-serif", 15).into_font().color(&INK))
-        .axis_desc_style(("sans-serif", 17).into_font().color(&INK))
+    canvas::frame(&mut context.configure_mesh(), INK)
         .x_desc(chart.x.label.as_str())
         .y_desc(chart.y.label.as_str())
         .x_labels(14)
@@ -200,7 +192,7 @@ where
             .position(SeriesLabelPosition::UpperRight)
             .background_style(WHITE.mix(0.85))
             .border_style(GRID)
-            .label_font(("sans-serif", 15).into_font().color(&INK))
+            .label_font(canvas::text(15))
             .draw()?;
     }
     Ok(())
