@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// Seconds of speech in the clear.
-const SPEECH_S: usize = 6;
+const SPEECH_S: usize = 5;
 
 pub(crate) fn is_found(network: &Network, folder: &Path, secrets: &Secrets) -> Result<()> {
     let capture = Capture::start(&network.namespace("core"))?;
