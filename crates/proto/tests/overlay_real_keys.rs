@@ -145,12 +145,16 @@ impl World {
     }
 
     fn look_up(&mut self, at: usize, name: &str) -> cooee_proto::index::Answer {
+        self.look_up_for(at, name, Duration::from_secs(3))
+    }
+
+    fn look_up_for(&mut self, at: usize, name: &str, span: Duration) -> cooee_proto::index::Answer {
         let key = name.parse::<UserName>().unwrap().key(self.network.root().network_id());
         let asker = self.nodes[at].1.own().node;
         let now = self.now;
         let id = self.nodes[at].1.look_up(now, asker, key, false).unwrap();
         self.told.clear();
-        self.run(Duration::from_secs(3));
+        self.run(span);
         let mine = |(place, output): (usize, Output)| match output {
             Output::LookedUp(answer) if place == at && answer.look_up == id => Some(answer),
             _ => None,
@@ -210,6 +214,34 @@ fn a_watcher_hears_of_a_vanished_device_within_a_second() {
             && change.found[0].last_seen().is_some())
     });
     assert!(told);
+}
+
+#[test]
+fn a_newcomer_whose_contact_dies_enters_through_another_and_finds_whom_it_was_asked_for() {
+    let mut world = joined(2);
+    let alice = world.device(1, Some("alice"));
+    let node = alice.trust.node();
+    world.nodes[1].1.attach(world.now, node);
+    let record = world.record(&alice, 1, v1::Presence::Online);
+    world.nodes[1].1.publish(world.now, node, &record).unwrap();
+    world.run(Duration::from_secs(1));
+    // Only the first contact hears the introductions, and it dies when it is asked to let us in.
+    let (deaf, first) = (world.nodes.pop().unwrap(), world.nodes[0].0);
+    let device = world.device(102, None);
+    let sealed = Sealed::new(&NodeKey::from_seed(device.key), [2; 32]);
+    let address: SocketAddr = "127.2.0.1:4000".parse().unwrap();
+    let (config, now) = (OverlayConfig::new(address), world.now);
+    let trust = Box::new(device.trust);
+    let mut newcomer = SuperNodeOverlay::new(now, config, trust, Box::new(sealed), [2; 32]);
+    newcomer.join(now, &[first, deaf.0]);
+    world.nodes.push((address, newcomer));
+    world.run(ONE_WAY * 2 + ONE_WAY / 2);
+    world.nodes.remove(0);
+    world.nodes.push(deaf);
+    assert!(world.nodes[0].1.admit().is_err(), "no device may attach while it knows nobody");
+    let answer = world.look_up_for(0, "alice", Duration::from_secs(9));
+    assert_eq!(answer.found.len(), 1, "{:?}", answer.source);
+    assert!(world.nodes[0].1.status().joined && world.nodes[0].1.admit().is_ok());
 }
 
 #[test]

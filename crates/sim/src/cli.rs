@@ -187,8 +187,8 @@ fn print(report: &Report, json: bool) {
         "  simulator     {} events, {:.0} virtual seconds per second, trace {}",
         report.events, report.virtual_seconds_per_second, report.trace
     );
-    for answer in &report.wrong_answers {
-        println!("  out of date   {answer}");
+    for answer in &report.failed_answers {
+        println!("  failed        {answer}");
     }
     for target in &report.missed {
         println!("  missed        {target}");

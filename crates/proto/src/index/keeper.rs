@@ -18,7 +18,7 @@ use super::{
 use crate::{
     clock::UnixTime,
     identity::{NameKey, NodeId},
-    overlay::placement::{Placement, RANKED, shard_of},
+    overlay::placement::{Lowest, Placement, RANKED, shard_of},
     wire::v1,
 };
 
@@ -125,7 +125,10 @@ pub(super) struct Shard {
 
 impl Shard {
     pub(super) fn search(&self, place: &(NameKey, NodeId)) -> Result<usize, usize> {
-        self.entries.binary_search_by(|held| held.place().cmp(place))
+        // The device lies behind the record: it is looked at only where the keys are equal.
+        let (key, device) = place;
+        let by_device = |held: &Held| held.record.device.cmp(device);
+        self.entries.binary_search_by(|held| held.key.cmp(key).then_with(|| by_device(held)))
     }
 
     fn range(&self, key: &NameKey) -> &[Held] {
@@ -139,9 +142,8 @@ impl Shard {
 pub struct Keeper {
     pub(super) config: KeeperConfig,
     pub(super) shards: BTreeMap<u32, Shard>,
-    /// The lowest score ranked in each: most changes of the membership concern no shard, and are
-    /// told by a walk over this alone.
-    pub(super) lowest: BTreeMap<u32, u64>,
+    /// The lowest score ranked in each.
+    pub(super) lowest: Lowest,
     pub(super) entries: usize,
     pub(super) transfer: super::transfer::Transfer,
     pub(super) statistics: KeeperStatistics,
@@ -153,7 +155,7 @@ impl Keeper {
         Self {
             config,
             shards: BTreeMap::new(),
-            lowest: BTreeMap::new(),
+            lowest: Lowest::default(),
             entries: 0,
             transfer: super::transfer::Transfer::new(now, seed),
             statistics: KeeperStatistics::default(),
@@ -227,7 +229,7 @@ impl Keeper {
         let ranked = placement.place(view.own.0).is_some_and(|place| place < RANKED);
         if ranked {
             let complete_at = Some(view.now.instant + FILLING_TIME);
-            self.lowest.insert(shard, placement.lowest());
+            self.lowest.set(shard, placement.lowest());
             self.shards.insert(shard, Shard { placement, complete_at, ..Shard::default() });
         }
         ranked
@@ -301,7 +303,7 @@ impl Keeper {
     }
 
     pub(super) fn drop_shard(&mut self, shard: u32) {
-        self.lowest.remove(&shard);
+        self.lowest.remove(shard);
         if let Some(shard) = self.shards.remove(&shard) {
             self.entries -= shard.entries.len();
         }

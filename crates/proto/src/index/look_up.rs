@@ -139,20 +139,22 @@ pub struct LookUps {
     out: Vec<(NodeId, Kind)>,
     answers: Vec<Answer>,
     silent: Vec<NodeId>,
+    /// Held back while this node enters the overlay. Bound: [`LOOK_UPS_MAX`] with those under way.
+    held: Vec<(u64, NameKey)>,
     statistics: LookUpStatistics,
 }
 
 impl LookUps {
-    /// Starts a look-up; its answer comes from [`Self::take_answers`]. `fresh` bypasses the cache.
-    /// `None` if too many are under way.
+    /// Starts a look-up; its answer comes from [`Self::take_answers`]. `fresh` bypasses the cache;
+    /// with `hold` it waits for [`Self::release`]. `None` if too many are under way.
     pub fn look_up(
         &mut self,
         view: &View,
         keeper: &Keeper,
-        key: NameKey,
-        fresh: bool,
+        (key, fresh): (NameKey, bool),
+        hold: bool,
     ) -> Option<u64> {
-        if self.queries.len() >= LOOK_UPS_MAX {
+        if self.queries.len() + self.held.len() >= LOOK_UPS_MAX {
             return None;
         }
         let id = self.next_id;
@@ -167,6 +169,27 @@ impl LookUps {
             self.answers.push(Answer { look_up: id, key, found, source: Source::Cache });
             return Some(id);
         }
+        if hold {
+            self.held.push((id, key));
+        } else {
+            self.ask_keepers(view, keeper, id, key);
+        }
+        Some(id)
+    }
+
+    /// Whether look-ups wait for [`Self::release`].
+    pub fn is_holding(&self) -> bool {
+        !self.held.is_empty()
+    }
+
+    /// Starts what was held back.
+    pub fn release(&mut self, view: &View, keeper: &Keeper) {
+        for (id, key) in std::mem::take(&mut self.held) {
+            self.ask_keepers(view, keeper, id, key);
+        }
+    }
+
+    fn ask_keepers(&mut self, view: &View, keeper: &Keeper, id: u64, key: NameKey) {
         let placement = keeper.placement(view, shard_of(&key));
         let ranked = placement.ranked();
         let (first, more) = ranked.split_at(ranked.len().min(ASKED_FIRST));
@@ -187,7 +210,6 @@ impl LookUps {
         }
         self.queries.insert(id, query);
         self.settle(view, keeper, id);
-        Some(id)
     }
 
     /// Look-ups under way.

@@ -27,7 +27,7 @@ use crate::{
     identity::{NameKey, NodeId},
     overlay::{
         DATAGRAM_PAYLOAD_BYTES_MAX, MemberEvent,
-        placement::{KEEPERS, Placement, score},
+        placement::{KEEPERS, Placement},
     },
     wire::v1::{self, overlay_message::Kind},
 };
@@ -104,10 +104,7 @@ impl Keeper {
     /// The membership changed: some shards have other keepers now.
     pub fn handle_member_event(&mut self, view: &View, event: MemberEvent) {
         let (MemberEvent::Up(node) | MemberEvent::Down(node)) = event;
-        let concerned =
-            self.lowest.iter().filter(|(shard, lowest)| score(node, **shard) >= **lowest);
-        let concerned: Vec<u32> = concerned.map(|(shard, _)| *shard).collect();
-        for shard in concerned {
+        for shard in self.lowest.concerned(node) {
             self.rank_again(view, event, shard);
         }
         let waiting = !self.transfer.offers.is_empty() || !self.transfer.to_compare.is_empty();
@@ -118,7 +115,11 @@ impl Keeper {
 
     fn rank_again(&mut self, view: &View, event: MemberEvent, shard: u32) {
         let Some(state) = self.shards.get_mut(&shard) else { return };
-        let before = state.placement.keepers().to_vec();
+        // Who comes is new itself; who goes makes room for others.
+        let before = match event {
+            MemberEvent::Up(_) => Vec::new(),
+            MemberEvent::Down(_) => state.placement.keepers().to_vec(),
+        };
         let changed = match event {
             MemberEvent::Up(node) => state.placement.add(view.table, shard, node),
             MemberEvent::Down(node) => state.placement.remove(view.table, view.own, shard, node),
@@ -126,7 +127,7 @@ impl Keeper {
         if !changed {
             return;
         }
-        self.lowest.insert(shard, state.placement.lowest());
+        self.lowest.set(shard, state.placement.lowest());
         let own_place = state.placement.place(view.own.0);
         let is_keeper = own_place.is_some_and(|place| place < KEEPERS);
         match (is_keeper, state.surplus_since) {

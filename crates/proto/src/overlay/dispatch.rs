@@ -176,6 +176,13 @@ impl SuperNodeOverlay {
             }
             self.outputs.push_back(Output::Member(event));
         }
+        if self.entrance.next_timeout().is_some() {
+            self.continue_entering(now);
+        }
+        if self.look_ups.is_holding() && !self.entrance.is_holding() {
+            let view = view(&self.membership, &self.config, self.trust.as_ref(), now);
+            self.look_ups.release(&view, &self.keeper);
+        }
         let mut messages = std::mem::take(&mut self.membership.out);
         messages.extend(self.keeper.take_messages());
         messages.extend(self.publisher.take_messages());

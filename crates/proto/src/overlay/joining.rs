@@ -37,7 +37,7 @@ const PAGES_IN_FLIGHT: usize = 16;
 /// When a page that did not come is asked for again (chosen: as a ping).
 const PAGE_TIMEOUT: Duration = Duration::from_millis(1500);
 
-/// How often a page is asked for before its range is left to reconciling (chosen).
+/// How often a page is asked for before the joining counts as failed (chosen).
 const PAGE_TRIES: u8 = 5;
 
 /// How far a node is with joining.
@@ -50,6 +50,10 @@ pub(super) struct Joining {
     awaited: BTreeMap<u8, (Bytes, Instant, u8)>,
     again: Option<Instant>,
     tries: u8,
+    /// A page never came.
+    lacking: bool,
+    /// The contact fell silent, or the table was learnt in part only: to be begun again.
+    failed: bool,
 }
 
 impl Joining {
@@ -72,7 +76,12 @@ impl Membership {
 
     /// Whether the table has been learnt and everybody told.
     pub fn is_joined(&self) -> bool {
-        self.joining.is_done() || self.joining.contact.is_none()
+        !self.joining.failed && (self.joining.is_done() || self.joining.contact.is_none())
+    }
+
+    /// Whether a contact is letting this node in right now.
+    pub fn is_joining(&self) -> bool {
+        self.joining.contact.is_some() && !self.joining.is_done()
     }
 
     fn send_join(&mut self, now: Now, contact: NodeId) {
@@ -133,7 +142,7 @@ impl Membership {
             return;
         }
         self.retry(now);
-        if self.joining.next_range == 0 {
+        if self.joining.next_range == 0 || self.joining.contact.is_none() {
             return;
         }
         while self.joining.next_range < RANGES && self.joining.awaited.len() < PAGES_IN_FLIGHT {
@@ -143,18 +152,25 @@ impl Membership {
             self.request_page(now.instant, from, range_end(range), 0);
         }
         if self.joining.awaited.is_empty() {
+            if self.joining.lacking {
+                self.joining = Joining { failed: true, ..Joining::default() };
+                return;
+            }
             self.joining.told = true;
             self.next_reconcile = now.instant + Duration::from_secs(2);
         }
     }
 
     fn retry(&mut self, now: Now) {
-        const JOIN_TRIES: u8 = 4;
+        const JOIN_TRIES: u8 = 3;
         if self.joining.again.is_some_and(|at| at <= now.instant) {
             self.joining.again = None;
             match self.joining.contact {
                 Some(contact) if self.joining.tries < JOIN_TRIES => self.send_join(now, contact),
-                _ => {}
+                _ => {
+                    self.joining = Joining { failed: true, ..Joining::default() };
+                    return;
+                }
             }
         }
         let late: Vec<u8> = self
@@ -168,6 +184,8 @@ impl Membership {
             let Some((from, _, tries)) = self.joining.awaited.remove(&end) else { continue };
             if tries < PAGE_TRIES {
                 self.request_page(now.instant, from, end, tries + 1);
+            } else {
+                self.joining.lacking = true;
             }
         }
     }
@@ -175,8 +193,9 @@ impl Membership {
     fn request_page(&mut self, now: Instant, from: Bytes, end: u8, tries: u8) {
         let alive = |m: &super::table::Member| m.state == State::Alive;
         let known = self.table.random(&mut self.rng, alive).map(|m| m.super_node.node);
-        // The contact knows us for sure; the others soon do, and share the load.
-        let enough_known = self.table.present() >= 16 && tries.is_multiple_of(2);
+        // The contact knows us for sure; the others soon do, share the load, and outlive it.
+        let enough_known = self.table.present() >= 16 && tries.is_multiple_of(2)
+            || self.table.present() > 1 && tries >= 3;
         let teacher = if enough_known { known } else { self.joining.contact };
         let Some(teacher) = teacher else { return };
         self.joining.awaited.insert(end, (from.clone(), now + PAGE_TIMEOUT, tries));

@@ -107,6 +107,8 @@ pub struct Membership {
     next_probe: Instant,
     next_dead_probe: Instant,
     pub(super) next_reconcile: Instant,
+    /// When the table is walked for who has been dead for long.
+    next_forgetting: Instant,
     next_request: u64,
     refuted_at: Option<Instant>,
     pub(super) statistics: MembershipStatistics,
@@ -149,6 +151,7 @@ impl Membership {
             next_probe,
             next_dead_probe,
             next_reconcile,
+            next_forgetting: now.instant,
             next_request,
             refuted_at: None,
             statistics: MembershipStatistics::default(),
@@ -196,7 +199,10 @@ impl Membership {
         }
         if instant >= self.next_reconcile {
             self.next_reconcile = instant + self.config.reconcile_period;
-            self.forget_dead(instant);
+            if instant >= self.next_forgetting {
+                self.next_forgetting = instant + self.config.dead_memory / 20;
+                self.forget_dead(instant);
+            }
             self.start_reconcile();
         }
         self.expire_probes(now);

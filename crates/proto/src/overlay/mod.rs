@@ -11,6 +11,7 @@
 pub mod admission;
 mod dispatch;
 pub mod election;
+mod entrance;
 mod joining;
 pub mod limits;
 pub mod membership;

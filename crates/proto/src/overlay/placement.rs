@@ -46,6 +46,44 @@ pub fn score(node: NodeId, shard: u32) -> u64 {
     mix64(node64(node) ^ mix64(u64::from(shard) + 1))
 }
 
+/// The lowest score that is ranked in each shard of a keeper: most changes of the membership
+/// concern no shard, and are told by a walk over these few kilobytes alone.
+#[derive(Default)]
+pub struct Lowest {
+    shards: Vec<u32>,
+    /// What the score of each shard is made of, and its lowest.
+    scores: Vec<(u64, u64)>,
+}
+
+impl Lowest {
+    /// Remembers, or changes, the lowest of a shard.
+    pub fn set(&mut self, shard: u32, lowest: u64) {
+        match self.shards.binary_search(&shard) {
+            Ok(place) => self.scores[place].1 = lowest,
+            Err(place) => {
+                self.shards.insert(place, shard);
+                self.scores.insert(place, (mix64(u64::from(shard) + 1), lowest));
+            }
+        }
+    }
+
+    /// Forgets a shard.
+    pub fn remove(&mut self, shard: u32) {
+        if let Ok(place) = self.shards.binary_search(&shard) {
+            self.shards.remove(place);
+            self.scores.remove(place);
+        }
+    }
+
+    /// The shards in which `node` scores high enough to be ranked.
+    pub fn concerned(&self, node: NodeId) -> Vec<u32> {
+        let node = node64(node);
+        let scores = self.scores.iter().zip(&self.shards);
+        let concerned = scores.filter(|((part, lowest), _)| mix64(node ^ part) >= *lowest);
+        concerned.map(|(_, shard)| *shard).collect()
+    }
+}
+
 /// The best super nodes for one shard, best first.
 #[derive(Clone, Debug, Default)]
 pub struct Placement {
@@ -151,21 +189,14 @@ impl Placement {
     }
 
     fn order(&mut self) {
-        let mut blocks: Vec<(AddressBlock, usize)> = Vec::with_capacity(RANKED);
-        let mut crowded = Vec::new();
         let is_full = self.by_score.len() >= RANKED;
         self.lowest = self.by_score.last().filter(|_| is_full).map_or(0, |last| last.score);
         self.ranked.clear();
-        for &Scored { node, block, .. } in &self.by_score {
-            let count = match blocks.iter_mut().find(|entry| entry.0 == block) {
-                Some(entry) => &mut entry.1,
-                None => {
-                    blocks.push((block, 0));
-                    &mut blocks.last_mut().expect("pushed above").1
-                }
-            };
-            *count += 1;
-            if *count <= PER_BLOCK_MAX {
+        // Crowded blocks are rare: nothing is allocated for them unless there is one.
+        let mut crowded = Vec::new();
+        for (place, &Scored { node, block, .. }) in self.by_score.iter().enumerate() {
+            let same = self.by_score[..place].iter().filter(|before| before.block == block);
+            if same.take(PER_BLOCK_MAX).count() < PER_BLOCK_MAX {
                 self.ranked.push(node);
             } else {
                 crowded.push(node);

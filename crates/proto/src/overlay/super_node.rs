@@ -109,9 +109,6 @@ pub enum Refused {
     Busy,
 }
 
-/// Addresses at which this node introduced itself to join (chosen).
-const CONTACTS_MAX: usize = 32;
-
 /// Strangers whose addresses are remembered until they are members (chosen).
 pub(super) const STRANGERS_MAX: usize = 256;
 
@@ -130,7 +127,7 @@ pub struct SuperNodeOverlay {
     pub(super) super_node_limits: Limits,
     pub(super) device_limits: Limits,
     pub(super) wildcard_limits: Limits,
-    pub(super) contacts: Vec<SocketAddr>,
+    pub(super) entrance: super::entrance::Entrance,
     pub(super) strangers: BTreeMap<NodeId, SocketAddr>,
     pub(super) outputs: VecDeque<Output>,
     pub(super) rng: ChaCha12Rng,
@@ -159,7 +156,7 @@ impl SuperNodeOverlay {
             super_node_limits: Limits::new(config.super_node_rate, 4096),
             device_limits: Limits::new(config.device_rate, 8192),
             wildcard_limits: Limits::new(config.wildcard_rate, 8192),
-            contacts: Vec::new(),
+            entrance: super::entrance::Entrance::default(),
             strangers: BTreeMap::new(),
             outputs: VecDeque::new(),
             rng,
@@ -195,8 +192,8 @@ impl SuperNodeOverlay {
                 if let Some(bytes) = reply {
                     self.outputs.push_back(Output::Datagram { to: source, bytes });
                 }
-                if self.contacts.contains(&source) {
-                    self.contacts.retain(|contact| *contact != source);
+                // One that is letting us in is enough; the others are for when it fails.
+                if self.entrance.answered(source) && !self.membership.is_joining() {
                     self.membership.join(now, node);
                 }
             }
@@ -211,6 +208,7 @@ impl SuperNodeOverlay {
         if instant >= self.membership.next_timeout() {
             self.membership.handle_timeout(now);
         }
+        self.continue_entering(now);
         let view = view(&self.membership, &self.config, self.trust.as_ref(), now);
         if instant >= self.keeper.next_timeout() {
             self.keeper.handle_timeout(&view);
@@ -238,6 +236,7 @@ impl SuperNodeOverlay {
             self.look_ups.next_timeout(),
             self.wildcards.next_timeout(),
             self.watching.next_timeout(),
+            self.entrance.next_timeout(),
         ];
         let always = always.into_iter().min().expect("three entries");
         sometimes.into_iter().flatten().fold(always, Instant::min)
@@ -249,20 +248,6 @@ impl SuperNodeOverlay {
     }
 
     // ---- Commands of the shell -------------------------------------------------------------
-
-    /// Joins the overlay through super nodes at these addresses (from invitation or host cache).
-    pub fn join(&mut self, now: Now, contacts: &[SocketAddr]) {
-        for contact in contacts.iter().take(CONTACTS_MAX) {
-            if *contact == self.config.address {
-                continue;
-            }
-            self.contacts.push(*contact);
-            let bytes = self.protection.introduce(now, *contact);
-            self.outputs.push_back(Output::Datagram { to: *contact, bytes });
-        }
-        let excess = self.contacts.len().saturating_sub(CONTACTS_MAX);
-        self.contacts.drain(..excess);
-    }
 
     /// Takes statements that the shell got over a control connection or kept from the last run.
     pub fn learn_members(&mut self, now: Now, statements: &[v1::SuperNodeStatement]) {
@@ -353,7 +338,8 @@ impl SuperNodeOverlay {
             return Err(Refused::TooMany);
         }
         let view = view(&self.membership, &self.config, self.trust.as_ref(), now);
-        let id = self.look_ups.look_up(&view, &self.keeper, key, fresh);
+        let hold = self.entrance.is_holding();
+        let id = self.look_ups.look_up(&view, &self.keeper, (key, fresh), hold);
         self.drain(now);
         id.ok_or(Refused::Busy)
     }
@@ -401,7 +387,8 @@ impl SuperNodeOverlay {
 
     /// Whether another device may attach; if not, super nodes that have room.
     pub fn admit(&mut self) -> Result<(), Vec<SocketAddr>> {
-        if self.publisher.attached() < self.config.capacity as usize && !self.own().leaving {
+        let has_room = self.publisher.attached() < self.config.capacity as usize;
+        if has_room && !self.own().leaving && !self.entrance.is_holding() {
             return Ok(());
         }
         Err(self.try_these())

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use cooee_proto::control::SILENCE_MAX;
+use cooee_proto::{control::SILENCE_MAX, index::Answer};
 
 use super::{
     oracle::quantile,
     report::{Report, Sample},
-    run::{Runner, SEEN_WITHIN},
+    run::{Pending, Runner, SEEN_WITHIN},
     scenario::Scenario,
     users::{Doing, Users},
     world::{Event, SECOND, Step},
@@ -113,6 +113,35 @@ impl Runner {
         (held as f64 * 100.0 / keepers.max(1) as f64, lost, checked)
     }
 
+    /// What is needed to understand a wrong or missing answer.
+    pub(super) fn note_failed(&mut self, host: u32, pending: &Pending, answer: &Answer) {
+        const NOTED_MAX: usize = 8;
+        if self.tally.failed_answers.len() >= NOTED_MAX {
+            return;
+        }
+        let truth = self.users.users[pending.target as usize].truth;
+        let told: Vec<u64> = answer.found.iter().map(|found| found.record.sequence).collect();
+        let (clock, key) = (self.world.clock(), Users::key(pending.target));
+        let holders = self.world.alive.iter().filter(|number| {
+            let overlay = self.world.hosts[**number as usize].overlay.as_ref();
+            overlay.is_some_and(|overlay| !overlay.keeper().find(clock.unix, &key).is_empty())
+        });
+        let holders = holders.count();
+        let known = self.world.hosts[host as usize].overlay.as_ref();
+        let known = known.map_or(0, |overlay| overlay.table().present());
+        self.tally.failed_answers.push(format!(
+            "at {:.1} s: user {}, {:?}, told {told:?}, true since {:.1} s {}; {holders} hold a \
+             record; super node {host} of {} knows {known} of {}",
+            pending.asked as f64 / SECOND as f64,
+            pending.target,
+            answer.source,
+            truth.since as f64 / SECOND as f64,
+            truth.sequence,
+            self.world.hosts.len(),
+            self.world.alive.len() - 1,
+        ));
+    }
+
     pub(super) fn report(&mut self, seed: u64) -> Report {
         let (consistent, records_lost, records_checked) = self.check_records();
         let memory: usize = self
@@ -131,7 +160,7 @@ impl Runner {
             lookups: tally.look_ups,
             found: tally.found,
             wrong: tally.wrong,
-            wrong_answers: tally.wrong_answers.clone(),
+            failed_answers: tally.failed_answers.clone(),
             missing: tally.missing,
             by_login_server: tally.by_login_server,
             calls: tally.calls,

@@ -14,6 +14,7 @@ mod measure;
 mod names;
 mod oracle;
 mod presence;
+mod queue;
 pub mod report;
 mod run;
 pub mod scenario;

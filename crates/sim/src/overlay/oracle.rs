@@ -45,7 +45,7 @@ pub(super) struct Tally {
     /// Older than allowed.
     pub(super) wrong: u64,
     /// The first of these in words.
-    pub(super) wrong_answers: Vec<String>,
+    pub(super) failed_answers: Vec<String>,
     /// Nothing found.
     pub(super) missing: u64,
     /// Nothing found at the keepers; the login server, asked last, knew the user, who was in truth

@@ -144,7 +144,7 @@ pub struct Report {
     /// Hash over all datagrams delivered: equal for equal seeds.
     pub trace: String,
     /// The first wrong answers in words.
-    pub wrong_answers: Vec<String>,
+    pub failed_answers: Vec<String>,
     /// What was not met.
     pub missed: Vec<String>,
     /// The series of the plot.

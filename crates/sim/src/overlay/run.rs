@@ -50,8 +50,8 @@ const FIRST_RESTART: u32 = 10;
 
 pub(super) struct Pending {
     asker_trip_ms: f32,
-    asked: Micros,
-    target: u32,
+    pub(super) asked: Micros,
+    pub(super) target: u32,
     /// Whether a call was tried with a cached record already: this one is fresh.
     second: bool,
 }
@@ -411,12 +411,12 @@ impl Runner {
     fn hear_answer(&mut self, host: u32, answer: &Answer) {
         let Some(pending) = self.pending.remove(&(host, answer.look_up)) else { return };
         if !pending.second {
-            self.judge(&pending, answer);
+            self.judge(host, &pending, answer);
         }
         self.call(host, &pending, answer);
     }
 
-    fn judge(&mut self, pending: &Pending, answer: &Answer) {
+    fn judge(&mut self, host: u32, pending: &Pending, answer: &Answer) {
         let target = self.users.users[pending.target as usize];
         let login_server = self.world.login_server_gone_at.is_none();
         let verdict = match target.truth.judge(pending.asked, answer) {
@@ -430,8 +430,8 @@ impl Runner {
         if verdict == Verdict::Right && answer.source != cooee_proto::index::Source::Cache {
             self.tally.uncached_ms.push(pending.asker_trip_ms + waited_ms);
         }
-        if verdict == Verdict::Wrong {
-            self.note_wrong(pending, answer);
+        if matches!(verdict, Verdict::Wrong | Verdict::Missing) {
+            self.note_failed(host, pending, answer);
         }
         self.tally.count(answer, verdict, pending.asker_trip_ms + waited_ms);
     }
@@ -459,23 +459,5 @@ impl Runner {
             let second = Pending { second: true, asked: self.world.now, ..*pending };
             self.pending.insert((home, id), second);
         }
-    }
-
-    /// What is needed to understand a wrong answer.
-    fn note_wrong(&mut self, pending: &Pending, answer: &Answer) {
-        const NOTED_MAX: usize = 8;
-        if self.tally.wrong_answers.len() >= NOTED_MAX {
-            return;
-        }
-        let truth = self.users.users[pending.target as usize].truth;
-        let told: Vec<u64> = answer.found.iter().map(|found| found.record.sequence).collect();
-        self.tally.wrong_answers.push(format!(
-            "at {:.1} s: user {}, {:?}, told {told:?}, true since {:.1} s {}",
-            pending.asked as f64 / SECOND as f64,
-            pending.target,
-            answer.source,
-            truth.since as f64 / SECOND as f64,
-            truth.sequence,
-        ));
     }
 }

@@ -5,8 +5,6 @@
 //! a running hash is kept.
 
 use std::{
-    cmp::Reverse,
-    collections::BinaryHeap,
     net::{Ipv4Addr, SocketAddr},
     sync::Arc,
     time::{Duration, Instant},
@@ -152,7 +150,7 @@ pub(super) struct World {
     /// When the login server went away, if it did.
     pub(super) login_server_gone_at: Option<Micros>,
     epoch: Instant,
-    queue: BinaryHeap<Reverse<(Micros, u64, u32)>>,
+    queue: super::queue::Queue,
     slots: Vec<Option<Event>>,
     free: Vec<u32>,
     order: u64,
@@ -178,7 +176,7 @@ impl World {
             certificate_life: CERTIFICATE_LIFE,
             login_server_gone_at: None,
             epoch,
-            queue: BinaryHeap::new(),
+            queue: super::queue::Queue::default(),
             slots: Vec::new(),
             free: Vec::new(),
             order: 0,
@@ -220,7 +218,7 @@ impl World {
         };
         self.slots[slot as usize] = Some(event);
         self.order += 1;
-        self.queue.push(Reverse((time.max(self.now), self.order, slot)));
+        self.queue.push((time.max(self.now), self.order, slot));
     }
 
     /// Plans an event after a span.
@@ -230,11 +228,7 @@ impl World {
 
     /// The next event until `end`; moves the clock. Timers of machines run inside.
     pub(super) fn next(&mut self, end: Micros) -> Option<Event> {
-        let Reverse((time, _, _)) = self.queue.peek()?;
-        if *time > end {
-            return None;
-        }
-        let Reverse((time, _, slot)) = self.queue.pop().expect("peeked above");
+        let (time, _, slot) = self.queue.pop_until(end)?;
         self.now = time;
         self.events += 1;
         self.free.push(slot);
