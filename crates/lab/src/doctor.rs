@@ -1,6 +1,6 @@
 //! `cooee doctor` in every kind of place: does it tell the NAT and the firewall that are there?
 
-use std::{path::Path, thread};
+use std::{path::Path, thread, time::Duration};
 
 use anyhow::{Context, Result};
 use cooee_sim::place::{Nat, Place};
@@ -14,12 +14,16 @@ use crate::{
     topology::{Family, Host, Topology},
 };
 
+/// How often it is asked again where it could not tell all, and after what.
+const RETRIES: usize = 3;
+const RETRY_AFTER: Duration = Duration::from_secs(3);
+
 /// What the doctor said in one place.
 #[derive(Debug, Clone, Serialize)]
 pub struct DoctorReport {
     /// Kind of place.
     pub place: &'static str,
-    /// What it said about UDP, NAT and filters, in words.
+    /// What it said about TCP, UDP, NAT and filters, in words.
     pub says: String,
     /// Its findings as data.
     pub data: Value,
@@ -133,11 +137,19 @@ fn ask(
     if let Some(proxy) = &proxy {
         arguments.extend(["--proxy", proxy]);
     }
-    let lines = user.lines(&arguments)?;
     let expected = Expected::of(place);
+    let mut lines = user.lines(&arguments)?;
+    // Super nodes that were just started do not know each other yet, and so cannot tell all.
+    for _ in 0..RETRIES {
+        if expected.is_found(&lines) {
+            break;
+        }
+        thread::sleep(RETRY_AFTER);
+        lines = user.lines(&arguments)?;
+    }
     let of = |check: &str| lines.iter().find(|line| line["check"] == check);
     let nat = of("nat").context("the doctor says nothing about the NAT")?;
-    let words = ["udp", "nat"].map(|check| of(check).and_then(|line| line["says"].as_str()));
+    let words = ["tcp", "udp", "nat"].map(|check| of(check).and_then(|line| line["says"].as_str()));
     let words: Vec<&str> = words.into_iter().flatten().collect();
     Ok(DoctorReport {
         place: place.name,

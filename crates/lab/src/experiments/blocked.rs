@@ -27,7 +27,7 @@ const HOST: &str = "u0";
 /// What becomes of packets, nft's verdict, and what the node's state must say of it.
 const CAUSES: [(&str, &str, &str); 2] = [
     ("dropped", "drop", "no super node answers by UDP or TCP"),
-    ("refused", "reject", "refuses connections"),
+    ("refused", "reject", "refuse connections"),
 ];
 
 /// Packets closer than this belong to one round, in s.

@@ -136,3 +136,54 @@ impl RateControl {
         statistics.wire_bits_per_s = self.path.rate() as u32;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::disallowed_methods)]
+
+    use super::*;
+
+    /// The least rate in a minute of packets of 10 ms whose lengths `payload` gives and which a
+    /// stream delivers together, `clump` at a time, so that each waits for the last of its clump.
+    fn least_rate(clump: u32, payload: impl Fn(u32) -> usize) -> u32 {
+        let config = VoiceConfig::default();
+        let mut control = RateControl::new(&config);
+        let start = Instant::now();
+        let mut least = u32::MAX;
+        for packet in 0..6_000 {
+            let now = start + Duration::from_millis(10) * packet;
+            control.sent(now, packet as u16, payload(packet));
+            // A report each 250 ms, a round trip of 100 ms late.
+            if packet >= 40 && packet % 25 == 0 {
+                let newest = packet - 10 - (packet - 10) % clump;
+                let mut feedback = Feedback::new(newest as u16);
+                for told in newest - 29..=newest {
+                    let waits = (clump - told % clump) % clump;
+                    feedback.push(Some(f64::from(waits) * 10.0));
+                }
+                control.handle_feedback(now, &feedback);
+            }
+            least = least.min(control.wire_bits_per_s());
+        }
+        least
+    }
+
+    #[test]
+    fn a_stream_that_clumps_packets_costs_no_rate() {
+        let start = VoiceConfig::default().wire_bits_per_s_start;
+        for clump in [1, 2, 4, 8] {
+            let least = least_rate(clump, |_| 80);
+            assert!(least >= start, "{clump} together: {least} bit/s of {start}");
+        }
+    }
+
+    #[test]
+    fn pauses_in_speech_teach_no_capacity() {
+        let start = VoiceConfig::default().wire_bits_per_s_start;
+        for clump in [1, 4] {
+            // Two seconds of speech, three of a pause in which next to nothing is sent.
+            let least = least_rate(clump, |packet| if packet % 500 < 200 { 80 } else { 4 });
+            assert!(least >= start, "{clump} together: {least} bit/s of {start}");
+        }
+    }
+}

@@ -41,8 +41,11 @@ const CLOCK_FAIR_MS: u64 = 60_000;
 /// How one super node answered.
 struct Tried {
     address: SocketAddr,
-    /// TLS as a node of this network would use it, through the proxy if one is set.
+    /// TLS as a node of this network would use it, through the proxy if one is set; there the
+    /// well-known ports are tried too, for many a proxy lets nothing else through.
     tls: Result<Duration, String>,
+    /// The port that answered, if it is a well-known one behind a proxy.
+    proxied_port: Option<u16>,
     udp: Option<Duration>,
     /// The well-known ports that a direct connection was opened to.
     open_ports: Vec<u16>,
@@ -68,10 +71,11 @@ pub(super) async fn examine(
     addresses.extend(known.entries().map(|entry| entry.address));
     let distinct: BTreeSet<SocketAddr> = addresses.into_iter().collect();
     let super_nodes: Vec<SocketAddr> = distinct.into_iter().take(SUPER_NODES_MAX).collect();
-    let tried = join_all(super_nodes.iter().map(|address| attempt(&dialer, *address))).await;
+    let tried =
+        join_all(super_nodes.iter().map(|address| attempt(&dialer, &proxy, *address))).await;
 
     add(super_nodes_answer(&tried));
-    add(ports(&tried));
+    add(ports(&tried, &proxy));
     add(udp(&tried));
     add(nat(&tried).await);
     add(ipv6(&super_nodes).await);
@@ -80,10 +84,10 @@ pub(super) async fn examine(
     login_server(&dialer, invitation, &login_servers, &super_nodes, add).await;
 }
 
-async fn attempt(dialer: &Dialer, address: SocketAddr) -> Tried {
-    let tls = async {
+async fn attempt(dialer: &Dialer, proxy: &ProxyConfig, address: SocketAddr) -> Tried {
+    let greet = async |to: SocketAddr| {
         let start = Instant::now();
-        match timeout(ATTEMPT, dialer.connect(address, ConnectionLimits::ANONYMOUS)).await {
+        match timeout(ATTEMPT, dialer.connect(to, ConnectionLimits::ANONYMOUS)).await {
             Ok(Ok(_)) => Ok(start.elapsed()),
             Ok(Err(error)) => Err(error.to_string()),
             Err(_) => Err("no answer".to_owned()),
@@ -101,8 +105,18 @@ async fn attempt(dialer: &Dialer, address: SocketAddr) -> Tried {
     });
     // One after the other: what a handshake computes would count as the network's time.
     let (udp, open) = tokio::join!(udp, join_all(open));
-    let tls = tls.await;
-    Tried { address, tls, udp, open_ports: open.into_iter().flatten().collect() }
+    let mut tls = greet(address).await;
+    let mut proxied_port = None;
+    for port in WELL_KNOWN_PORTS {
+        if tls.is_err() && proxy.proxy_for(address).is_some() {
+            let answered = greet(SocketAddr::new(address.ip(), port)).await;
+            if answered.is_ok() {
+                (tls, proxied_port) = (answered, Some(port));
+            }
+        }
+    }
+    let open_ports = open.into_iter().flatten().collect();
+    Tried { address, tls, proxied_port, udp, open_ports }
 }
 
 fn milliseconds(time: Duration) -> f64 {
@@ -154,12 +168,19 @@ fn super_nodes_answer(tried: &[Tried]) -> Finding {
     finding.with(data)
 }
 
-fn ports(tried: &[Tried]) -> Finding {
+fn ports(tried: &[Tried], proxy: &ProxyConfig) -> Finding {
+    let is_proxied = tried.iter().any(|it| proxy.proxy_for(it.address).is_some());
     let own = tried.iter().any(|it| it.tls.is_ok());
     let open: BTreeSet<u16> = tried.iter().flat_map(|it| it.open_ports.clone()).collect();
     let data = json!({ "own_ports": own, "well_known": open });
     let list = open.iter().map(u16::to_string).collect::<Vec<_>>().join(" and ");
     match (own, open.is_empty()) {
+        (true, _) if is_proxied => {
+            let ports: BTreeSet<_> = tried.iter().filter_map(|it| it.proxied_port).collect();
+            let ports = ports.iter().map(u16::to_string).collect::<Vec<_>>().join(" and ");
+            let to = if ports.is_empty() { "the super nodes' own ports" } else { &ports };
+            Finding::new("tcp", Verdict::Good, format!("Through the proxy TCP gets out, to {to}."))
+        }
         (true, false) => Finding::new(
             "tcp",
             Verdict::Good,

@@ -209,7 +209,7 @@ fn draining_moves_to_the_warm_one_and_without_it_waits_for_the_new() {
 fn each_trouble_is_told_by_its_name() {
     let cases: [(Tcp, Trouble); 8] = [
         (Tcp::Answers(Failure::NoNetwork), Trouble::NoNetwork),
-        (Tcp::Answers(Failure::ConnectionRefused), Trouble::AllRefuse),
+        (Tcp::Answers(Failure::ConnectionRefused), Trouble::TurnedAway),
         (Tcp::Answers(Failure::Clock("c".into())), Trouble::Clock("c".into())),
         (Tcp::Answers(Failure::OwnCertificate("x".into())), Trouble::OwnCertificate("x".into())),
         (Tcp::Answers(Failure::Proxy("407".into())), Trouble::Proxy("407".into())),
@@ -239,7 +239,7 @@ fn each_trouble_is_told_by_its_name() {
 #[test]
 fn while_it_tries_again_the_last_reason_is_still_told() {
     let refused = Tcp::Answers(Failure::ConnectionRefused);
-    for (tcp, expected) in [(refused, Trouble::AllRefuse), (Tcp::Dropped, Trouble::NothingAnswers)]
+    for (tcp, expected) in [(refused, Trouble::TurnedAway), (Tcp::Dropped, Trouble::NothingAnswers)]
     {
         let mut world = World::new(&[1, 2]).all_tcp(&tcp).no_udp();
         for n in 1..=2 {

@@ -63,12 +63,12 @@ pub enum Trouble {
     /// Nothing answers at all.
     #[error("no super node answers by UDP or TCP: a firewall blocks them, or they are down")]
     NothingAnswers,
-    /// Every connection is turned away at once.
+    /// Connections are turned away at once. A firewall that does so need not tell it each time.
     #[error(
-        "every super node's address refuses connections: a firewall turns them away, or the super \
-        nodes are down"
+        "no super node answers, some addresses refuse connections: a firewall turns them away, or \
+        the super nodes are down"
     )]
-    AllRefuse,
+    TurnedAway,
     /// The machine's clock is wrong, most likely.
     #[error("the clock of this device is probably wrong, set it: {0}")]
     Clock(String),
@@ -129,7 +129,7 @@ impl Trouble {
         if udp == Udp::Works {
             return Self::TcpBlocked;
         }
-        let all_refuse = failures.iter().all(|failure| *failure == Failure::ConnectionRefused);
-        if all_refuse { Self::AllRefuse } else { Self::NothingAnswers }
+        let is_refused = failures.contains(&Failure::ConnectionRefused);
+        if is_refused { Self::TurnedAway } else { Self::NothingAnswers }
     }
 }
