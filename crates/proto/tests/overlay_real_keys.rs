@@ -245,6 +245,38 @@ fn a_newcomer_whose_contact_dies_enters_through_another_and_finds_whom_it_was_as
 }
 
 #[test]
+fn sixteen_keepers_that_leave_together_hand_over_to_those_who_stay() {
+    const MEMBERS: u8 = 20;
+    let mut world = joined(MEMBERS);
+    let alice = world.device(1, Some("alice"));
+    let node = alice.trust.node();
+    let key = alice.trust.name_key(&"alice".parse().unwrap());
+    let keepers = world.nodes[0].1.keepers_of(world.now, &key);
+    let is_keeper = |node: &SuperNodeOverlay| keepers.contains(&node.own().node);
+    let home = world.nodes.iter().position(|(_, node)| !is_keeper(node)).unwrap();
+    world.nodes[home].1.attach(world.now, node);
+    let record = world.record(&alice, home, v1::Presence::Online);
+    world.nodes[home].1.publish(world.now, node, &record).unwrap();
+    world.run(Duration::from_secs(2));
+    // Once she is offline only the keepers know her.
+    world.nodes[home].1.detach(world.now, node);
+    world.run(Duration::from_secs(2));
+    let now = world.now;
+    for (_, node) in world.nodes.iter_mut().filter(|(_, node)| is_keeper(node)) {
+        node.leave(now);
+        assert!(node.handing_over() > 0);
+    }
+    world.run(Duration::from_secs(20));
+    let leaving = world.nodes.iter().filter(|(_, node)| node.handing_over() > 0).count();
+    assert_eq!(leaving, 0, "each has heard that two others hold it");
+    world.nodes.retain(|(_, node)| !is_keeper(node));
+    assert_eq!(world.nodes.len(), 4);
+    let answer = world.look_up(0, "alice");
+    assert_eq!(answer.found.len(), 1, "{:?}", answer.source);
+    assert!(answer.found[0].last_seen().is_some(), "and that she has gone");
+}
+
+#[test]
 fn wildcard_search_finds_listed_users_by_name_and_display_name() {
     let mut world = joined(3);
     let alice = world.device(1, Some("alice"));

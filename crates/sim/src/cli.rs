@@ -229,7 +229,8 @@ fn print_special(report: &Report) {
         println!(
             "  election      {} elected, {} retired; {} super nodes when all had come (load {} %, \
              {} users waiting), {} at the end; {:.1} % in the crowded block, {:.1} % of one \
-             version; {retired} of {unplugged} on battery retired",
+             version; {retired} of {unplugged} on battery retired; at most {:.1} % sent home in a \
+             minute, {} shards unconfirmed",
             report.elected,
             report.retired,
             report.super_nodes_grown,
@@ -237,7 +238,9 @@ fn print_special(report: &Report) {
             report.grown_waiting,
             report.super_nodes_at_end,
             report.block_percent,
-            report.version_percent
+            report.version_percent,
+            report.retired_in_a_minute_percent_max,
+            report.shards_unconfirmed
         );
     }
 }

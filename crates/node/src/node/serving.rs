@@ -189,6 +189,7 @@ impl Serving {
         let Some(active) = self.active() else { return };
         active.overlay.leave();
         active.super_node.drain(patience, || false).await;
+        active.overlay.hand_over().await;
         active.overlay.store_shards().await;
     }
 }
@@ -223,6 +224,7 @@ impl Active {
         };
         self.overlay.leave();
         let left = self.super_node.drain(patience, || allocations() > 0).await;
+        self.overlay.hand_over().await;
         (drained.attached_left, drained.splices_left) = left;
         drained.allocations_left = allocations();
         self.overlay.store_shards().await;

@@ -47,6 +47,10 @@ use crate::{
 /// that starts a little later is met soon, and one that stays alone sends one datagram each time.
 const JOIN_AGAIN: Duration = Duration::from_secs(2);
 
+/// How long a super node that leaves waits for others to hold its shards. Chosen: the operator who
+/// stops one waits for it, and a shard that nobody confirmed has fourteen other keepers.
+const HANDING_OVER: Duration = Duration::from_secs(10);
+
 /// Contacts asked at once. Chosen, and below what the machine remembers.
 const CONTACTS_MAX: usize = 16;
 
@@ -168,8 +172,16 @@ impl OverlayDirectory {
         }
     }
 
-    /// Tells everybody that this super node leaves, and hands over what it keeps. Datagrams must
-    /// flow for some seconds more.
+    /// Waits until others hold what a super node that leaves has kept, but not for ever.
+    pub async fn hand_over(&self) {
+        let deadline = Instant::now() + HANDING_OVER;
+        while Instant::now() < deadline && self.state().overlay.handing_over() > 0 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Tells everybody that this super node leaves, and hands over what it keeps: see
+    /// [`Self::hand_over`].
     pub fn leave(&self) {
         self.with(|overlay, now| overlay.leave(now));
     }

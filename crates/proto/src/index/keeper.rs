@@ -146,18 +146,23 @@ pub struct Keeper {
     pub(super) lowest: Lowest,
     pub(super) entries: usize,
     pub(super) transfer: super::transfer::Transfer,
+    pub(super) hand_over: super::hand_over::HandOver,
+    /// This node.
+    pub(super) own: NodeId,
     pub(super) statistics: KeeperStatistics,
 }
 
 impl Keeper {
     /// A keeper of nothing yet.
-    pub fn new(now: Instant, config: KeeperConfig, seed: [u8; 32]) -> Self {
+    pub fn new(now: Instant, own: NodeId, config: KeeperConfig, seed: [u8; 32]) -> Self {
         Self {
             config,
             shards: BTreeMap::new(),
             lowest: Lowest::default(),
             entries: 0,
             transfer: super::transfer::Transfer::new(now, seed),
+            hand_over: super::hand_over::HandOver::default(),
+            own,
             statistics: KeeperStatistics::default(),
         }
     }
@@ -304,6 +309,7 @@ impl Keeper {
 
     pub(super) fn drop_shard(&mut self, shard: u32) {
         self.lowest.remove(shard);
+        self.hand_over.owed.remove(&shard);
         if let Some(shard) = self.shards.remove(&shard) {
             self.entries -= shard.entries.len();
         }

@@ -3,12 +3,14 @@
 //! * `record`: what a device signs, what it is filed under;
 //! * `keeper`: the shards that this super node holds;
 //! * `transfer`: handing shards over when the membership changes, and repairing them;
+//! * `hand_over`: what a super node that leaves does with them;
 //! * `stored`: what is held, over a restart;
 //! * `publisher`: putting the records of attached devices into the index;
 //! * `look_up`: finding a name, from the cache, the keepers, more keepers, the login server;
 //! * `wildcard`: finding names that match a pattern.
 
 mod cache;
+mod hand_over;
 mod keeper;
 mod look_up;
 mod publisher;

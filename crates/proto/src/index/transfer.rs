@@ -92,8 +92,8 @@ const PULL_TIME: Duration = Duration::from_secs(5);
 impl Keeper {
     /// When [`Self::handle_timeout`] has something to do.
     pub fn next_timeout(&self) -> Instant {
-        let repair = self.transfer.next_repair;
-        self.transfer.next_offers.map_or(repair, |at| at.min(repair))
+        let sometimes = [self.transfer.next_offers, self.hand_over.next_timeout()];
+        sometimes.into_iter().flatten().fold(self.transfer.next_repair, Instant::min)
     }
 
     /// Messages to send.
@@ -148,6 +148,7 @@ impl Keeper {
     /// Runs whatever is due.
     pub fn handle_timeout(&mut self, view: &View) {
         let now = view.now.instant;
+        self.continue_hand_over(now);
         if self.transfer.next_offers.is_some_and(|at| at <= now) {
             for _ in 0..OFFERS_PER_TICK {
                 let Some((shard, node)) = self.transfer.offers.pop_first() else { break };
@@ -201,20 +202,10 @@ impl Keeper {
         }
     }
 
-    /// Offers every shard to its other keepers, before this node leaves.
-    pub fn hand_over(&mut self, view: &View) {
-        for (shard, state) in &self.shards {
-            let others = state.placement.ranked().iter().filter(|node| **node != view.own.0);
-            let entries = others.skip(KEEPERS - 1).take(1).map(|node| (*shard, *node));
-            self.transfer.offers.extend(entries);
-        }
-        self.transfer.next_offers = Some(view.now.instant);
-    }
-
-    fn offer(&mut self, shard: u32, to: NodeId) {
+    pub(super) fn offer(&mut self, shard: u32, to: NodeId) {
         let Some(state) = self.shards.get(&shard) else { return };
-        let offer =
-            v1::ShardOffer { shard, digest: state.digest, entries: state.entries.len() as u32 };
+        let (digest, entries) = (state.digest, state.entries.len() as u32);
+        let offer = v1::ShardOffer { shard, digest, entries, leaving: false };
         self.transfer.out.push((to, Kind::ShardOffer(offer)));
     }
 
@@ -223,6 +214,7 @@ impl Keeper {
         if offer.shard >= crate::overlay::placement::SHARDS {
             return;
         }
+        self.note_holder(from, offer);
         if offer.entries == 0 && !self.shards.contains_key(&offer.shard) {
             return;
         }
@@ -232,8 +224,12 @@ impl Keeper {
         let same = self.shards.get(&offer.shard).is_some_and(|s| s.digest == offer.digest);
         let busy = self.transfer.pulling.get(&offer.shard);
         let busy = busy.is_some_and(|(_, until)| *until > view.now.instant);
+        if offer.leaving {
+            self.hand_over.owed.insert(offer.shard, from);
+        }
         if same && let Some(state) = self.shards.get_mut(&offer.shard) {
             state.complete_at = None;
+            self.confirm(offer.shard);
         }
         if same || busy {
             return;
@@ -328,6 +324,7 @@ impl Keeper {
             && let Some(state) = self.shards.get_mut(&page.shard)
         {
             state.complete_at = None;
+            self.confirm(page.shard);
         }
         if !page.more_from.is_empty() {
             let until = view.now.instant + PULL_TIME;

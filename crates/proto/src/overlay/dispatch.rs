@@ -36,8 +36,9 @@ impl SuperNodeOverlay {
     }
 
     fn handle_index_message(&mut self, now: Now, from: NodeId, kind: Kind) {
-        // Only members may use the index, and each only so much.
-        if !self.membership.table().is_present(&from) {
+        // Only members may use the index, and each only so much; one that leaves still hands over.
+        let member = self.membership.table().get(&from);
+        if !member.is_some_and(|member| member.is_present() || member.super_node.leaving) {
             return;
         }
         let view = view(&self.membership, &self.config, self.trust.as_ref(), now);

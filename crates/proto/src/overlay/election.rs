@@ -86,6 +86,12 @@ pub const LOAD_WANTED_PERCENT: u32 = 50;
 /// Below this mean load super nodes that are not dedicated retire, in percent.
 pub const LOAD_RETIRE_PERCENT: u32 = 10;
 
+/// Share of the super nodes that may leave within a minute, in percent; beyond it those that are
+/// not needed stay a little longer (chosen: hand-over takes seconds, and a shard with sixteen keepers
+/// so never loses two of them before others have taken over).
+pub const LEAVING_PER_MINUTE_PERCENT_MAX: usize = 5;
+const LEFT_LATELY: Duration = Duration::from_secs(60);
+
 /// Super nodes below which no one retires for lack of load (chosen).
 pub const SUPER_NODES_MIN: usize = 24;
 
@@ -188,6 +194,10 @@ pub fn wanted(table: &Table, standing: Wanted) -> Result<(), NotElected> {
     };
     let serving = standing.serving;
     let threshold = if serving { LOAD_RETIRE_PERCENT } else { LOAD_WANTED_PERCENT };
+    let crowd = left_lately(table) * 100 >= members.max(1) * LEAVING_PER_MINUTE_PERCENT_MAX;
+    if serving && crowd {
+        return Ok(());
+    }
     if load < threshold {
         return Err(NotElected::NotNeeded);
     }
@@ -212,6 +222,14 @@ pub fn wanted(table: &Table, standing: Wanted) -> Result<(), NotElected> {
 /// hears from two in ten seconds, so of a hundred in this time, however many there are).
 const LOAD_FRESH: Duration = Duration::from_secs(600);
 const LOAD_FRESH_MIN: u64 = 16;
+
+/// Members that left of their own will within the minute before the newest thing heard.
+fn left_lately(table: &Table) -> usize {
+    let newest = table.iter().filter_map(|member| member.load_told).max();
+    let Some(since) = newest.and_then(|newest| newest.checked_sub(LEFT_LATELY)) else { return 0 };
+    let all = (0..table.places()).filter_map(|place| table.at(place));
+    all.filter(|m| m.state == State::Dead && m.super_node.leaving && m.since >= since).count()
+}
 
 /// Mean load that the members told lately, in percent of their capacity; with few who did, of all.
 pub fn mean_load_percent(table: &Table) -> u32 {

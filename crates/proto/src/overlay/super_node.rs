@@ -147,7 +147,7 @@ impl SuperNodeOverlay {
         let instant = now.instant;
         Self {
             membership: Membership::new(now, config.membership.clone(), own, rng.random()),
-            keeper: Keeper::new(instant, config.keeper, rng.random()),
+            keeper: Keeper::new(instant, trust.node(), config.keeper, rng.random()),
             publisher: Publisher::default(),
             look_ups: LookUps::default(),
             wildcards: Wildcards::default(),
@@ -268,14 +268,18 @@ impl SuperNodeOverlay {
         taken
     }
 
-    /// Tells everybody that this super node leaves, and hands its shards over. Give it some
-    /// seconds,
-    /// with datagrams flowing, before stopping.
+    /// Tells everybody that this super node leaves, and hands its shards over. Let datagrams flow
+    /// until [`Self::handing_over`] is 0 before stopping, if there is time.
     pub fn leave(&mut self, now: Now) {
         self.membership.restate(now, self.trust.as_ref(), |own| own.leaving = true);
         let view = view(&self.membership, &self.config, self.trust.as_ref(), now);
         self.keeper.hand_over(&view);
         self.drain(now);
+    }
+
+    /// Shards of which a super node that leaves does not know yet that enough others hold them.
+    pub fn handing_over(&self) -> usize {
+        self.keeper.handing_over()
     }
 
     /// Tells everybody of this node's renewed certificate, which its [`Trust`] has by now.

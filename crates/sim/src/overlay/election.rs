@@ -34,6 +34,9 @@ const LOOK_PERIOD: Micros = 120 * SECOND;
 const REFUSALS_MAX: u32 = 2;
 const RETIRING: Micros = 10 * SECOND;
 
+/// How much longer it stays while it is handing over (the same).
+const HANDING_OVER: Micros = 60 * SECOND;
+
 /// Users that are there from the start, of a hundred; the others come by and by.
 const EARLY_PERCENT: u32 = 25;
 
@@ -78,6 +81,14 @@ pub(super) struct Candidates {
     pub(super) version_percent: f64,
     /// Serving although on battery, behind a NAT, metered or refused by the owner.
     pub(super) unfit: usize,
+    /// Those on their way out, and since when.
+    retiring: std::collections::BTreeMap<u32, Micros>,
+    /// When the network sent others home within the last minute.
+    sent_home: std::collections::VecDeque<Micros>,
+    /// Of those alive, at most, in percent.
+    pub(super) retired_in_a_minute_percent_max: f64,
+    /// Shards that were left without enough others having said that they hold them.
+    pub(super) unconfirmed: u64,
 }
 
 impl Candidate {
@@ -118,7 +129,9 @@ impl Runner {
         self.users.refresh_host_caches(&self.world);
         for user in 0..self.size.users {
             if user % 100 < EARLY_PERCENT {
-                let home = self.world.alive[(user % hosts) as usize];
+                // Evenly: these are placed without asking whether there is room.
+                let number = user / 100 * EARLY_PERCENT + user % 100;
+                let home = self.world.alive[(number % hosts) as usize];
                 self.users.place_at(&mut self.world, user, home);
             } else {
                 let span = self.world.rng.random_range(FILLING..LAST_COMES * 60 * SECOND);
@@ -140,7 +153,7 @@ impl Runner {
             GROWN => self.judge_grown(),
             BATTERY => self.unplug_some(),
             GO_HOME => self.go_home(),
-            number if number >= GONE => self.world.kill(number - GONE),
+            number if number >= GONE => self.go(number - GONE),
             number => {
                 let pause = self.world.rng.random_range(LOOK_PERIOD / 2..LOOK_PERIOD * 3 / 2);
                 self.world.after(pause, Event::Step(Step::Scene(number)));
@@ -198,10 +211,24 @@ impl Runner {
                     candidate.refusals = 0;
                     let unplugged = u64::from(reason == NotElected::Battery);
                     self.candidates.unplugged.0 += unplugged;
+                    if unplugged == 0 {
+                        self.note_sent_home();
+                    }
                     self.retire(host);
                 }
             }
         }
+    }
+
+    fn note_sent_home(&mut self) {
+        let (now, alive) = (self.world.now, self.world.alive.len() as f64);
+        let found = &mut self.candidates;
+        found.sent_home.push_back(now);
+        while found.sent_home.front().is_some_and(|at| at + 60 * SECOND < now) {
+            found.sent_home.pop_front();
+        }
+        let percent = found.sent_home.len() as f64 * 100.0 / alive;
+        found.retired_in_a_minute_percent_max = found.retired_in_a_minute_percent_max.max(percent);
     }
 
     fn retire(&mut self, host: u32) {
@@ -209,6 +236,18 @@ impl Runner {
         self.world.with(host, |overlay, now| overlay.leave(now));
         self.users.send_elsewhere(&mut self.world, host);
         self.world.after(RETIRING, Event::Step(Step::Scene(GONE + host)));
+    }
+
+    /// Ends a super node that retires, once others hold what it kept.
+    fn go(&mut self, host: u32) {
+        let overlay = self.world.hosts[host as usize].overlay.as_ref();
+        let waits = overlay.is_some_and(|overlay| overlay.handing_over() > 0);
+        let retired_at = self.candidates.retiring.entry(host).or_insert(self.world.now);
+        if waits && self.world.now < *retired_at + HANDING_OVER {
+            return self.world.after(SECOND, Event::Step(Step::Scene(GONE + host)));
+        }
+        self.candidates.unconfirmed += overlay.map_or(0, |overlay| overlay.handing_over() as u64);
+        self.world.kill(host);
     }
 
     /// Every tenth that serves loses its mains.

@@ -220,6 +220,8 @@ impl Runner {
         report.block_percent = found.block_percent;
         report.version_percent = found.version_percent;
         report.unfit = found.unfit;
+        report.retired_in_a_minute_percent_max = found.retired_in_a_minute_percent_max;
+        report.shards_unconfirmed = found.unconfirmed;
         report.unplugged_retired = [found.unplugged.1, found.unplugged.0];
     }
 
@@ -362,4 +364,8 @@ fn missed_in_election(report: &Report, demand: &mut dyn FnMut(bool, &str)) {
     let shrunk = report.super_nodes_at_end as f64 <= grown * 0.6;
     demand(shrunk, "super nodes that are not needed retire");
     demand(report.missing == 0, "everyone is found");
+    demand(report.records_lost == 0, "no record lost");
+    let wave = report.retired_in_a_minute_percent_max;
+    demand(wave <= 10.0, "at most a tenth of the super nodes retires within a minute");
+    demand(report.shards_unconfirmed == 0, "who retires has heard that others hold its shards");
 }

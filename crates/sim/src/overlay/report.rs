@@ -143,7 +143,11 @@ pub struct Report {
     pub virtual_seconds_per_second: f64,
     /// Hash over all datagrams delivered: equal for equal seeds.
     pub trace: String,
-    /// The first wrong answers in words.
+    /// Most super nodes that the network sent home within a minute, in percent of those alive.
+    pub retired_in_a_minute_percent_max: f64,
+    /// Shards whose keeper retired without having heard that two others hold them.
+    pub shards_unconfirmed: u64,
+    /// The first wrong or missing answers in words.
     pub failed_answers: Vec<String>,
     /// What was not met.
     pub missed: Vec<String>,
