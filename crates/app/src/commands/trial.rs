@@ -91,6 +91,15 @@ fn print(report: &TrialReport, output: Output) {
         report.lookup_ms_median, report.lookup_ms_p99
     );
     println!(
+        "  presence      {} of {} changes told, {:.1} % within a second ({:.0} ms median, {:.0} ms \
+         99th percentile)",
+        report.presence_heard,
+        report.presence_changes,
+        report.presence_in_a_second_percent,
+        report.presence_ms_median,
+        report.presence_ms_p99
+    );
+    println!(
         "  attached      {:.2} % again within 60 s, all after {:.1} s; at most {} at one",
         report.reattached_percent_60s, report.all_reattached_s, report.attached_max
     );

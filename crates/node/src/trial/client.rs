@@ -57,12 +57,20 @@ pub(super) struct Tally {
 
 impl Tally {
     pub(super) fn quantile(&self, share: f64) -> f64 {
-        let mut sorted = self.delays_ms.clone();
-        sorted.sort_unstable_by(f64::total_cmp);
-        let place = (share * sorted.len().saturating_sub(1) as f64).round() as usize;
-        sorted.get(place).copied().unwrap_or(0.0)
+        quantile(&self.delays_ms, share)
     }
 }
+
+/// The value below which this share of them lies; 0 of none.
+pub(super) fn quantile(values: &[f64], share: f64) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_unstable_by(f64::total_cmp);
+    let place = (share * sorted.len().saturating_sub(1) as f64).round() as usize;
+    sorted.get(place).copied().unwrap_or(0.0)
+}
+
+/// A watched name, what its device shows now, and when the watcher was told.
+type Notice = (NameKey, Presence, Instant);
 
 enum Verdict {
     Right(Duration),
@@ -94,13 +102,15 @@ impl Truth {
     }
 }
 
-struct Client {
-    key: NameKey,
+pub(super) struct Client {
+    pub(super) key: NameKey,
     node: NodeId,
     tls: Arc<Tls>,
     /// `None` while it is offline.
     attachment: Mutex<Option<Attachment>>,
     truth: Mutex<Truth>,
+    shown: Mutex<Presence>,
+    notices: mpsc::UnboundedSender<Notice>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -108,7 +118,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Client {
-    fn attachment(&self) -> Option<Attachment> {
+    pub(super) fn attachment(&self) -> Option<Attachment> {
         lock(&self.attachment).clone()
     }
 
@@ -136,6 +146,9 @@ impl Client {
             // Splices are not taken: the other side hears that nobody is there.
             while let Some(event) = incoming.events.recv().await {
                 let Some(client) = client.upgrade() else { return };
+                if let AttachmentEvent::Notified { key, found } = &event {
+                    client.notice(*key, found);
+                }
                 if let AttachmentEvent::Attached { .. } | AttachmentEvent::SuperNodesChanged(_) =
                     event
                 {
@@ -147,6 +160,14 @@ impl Client {
         });
     }
 
+    fn notice(&self, key: NameKey, found: &[FoundDevice]) {
+        for device in found {
+            if let Ok(record) = UserRecord::decode(device.record.clone()) {
+                let _ = self.notices.send((key, record.presence(), Instant::now()));
+            }
+        }
+    }
+
     async fn publish(&self) -> bool {
         let Some(attachment) = self.attachment() else { return false };
         let super_nodes = attachment.super_nodes().into_iter().take(RECORD_SUPER_NODES_MAX);
@@ -155,7 +176,7 @@ impl Client {
             super_nodes: super_nodes.map(|node| Bytes::copy_from_slice(&node.0)).collect(),
             sequence,
             expiry_unix_ms: sequence + RECORD_LIFE_HOURS * 3_600_000,
-            presence: Presence::Online.into(),
+            presence: (*lock(&self.shown)).into(),
             ..UserRecord::default()
         };
         let record = LiveTrust::new(self.tls.clone()).sign_record(record);
@@ -188,6 +209,8 @@ pub(super) struct Clients {
     addresses: Vec<std::net::SocketAddr>,
     answers: mpsc::UnboundedReceiver<Verdict>,
     answered: mpsc::UnboundedSender<Verdict>,
+    /// Bound: what the watches of the presence measurement bring.
+    notices: mpsc::UnboundedReceiver<Notice>,
     rng: ChaCha12Rng,
     under_way: usize,
 }
@@ -204,11 +227,13 @@ impl Clients {
     ) -> Result<Self, TrialError> {
         let trust = Trust::new(network.root());
         let (answered, answers) = mpsc::unbounded_channel();
+        let (noticed, notices) = mpsc::unbounded_channel();
         let mut clients = Self {
             clients: Vec::with_capacity(count),
             addresses: network.addresses(),
             answers,
             answered,
+            notices,
             rng: ChaCha12Rng::seed_from_u64(seed ^ 0xc11e),
             under_way: 0,
         };
@@ -220,7 +245,9 @@ impl Clients {
             let tls = Tls::new(trust.clone(), Credentials::new(device, certificate));
             let tls = tls.map_err(|error| TrialError::Failed(error.to_string()))?;
             let (attachment, truth) = (Mutex::new(None), Mutex::default());
-            let client = Arc::new(Client { key, node, tls, attachment, truth });
+            let (shown, notices) = (Mutex::new(Presence::Online), noticed.clone());
+            let client = Client { key, node, tls, attachment, truth, shown, notices };
+            let client = Arc::new(client);
             client.start(clients.bootstrap());
             clients.clients.push(client);
             if number % STARTED_AT_ONCE == 0 {
@@ -271,6 +298,30 @@ impl Clients {
             bootstrap.push(self.addresses[0]);
             self.clients[number].start(bootstrap);
         }
+    }
+
+    /// Pairs of clients that are there, in use of different super nodes where that is so.
+    pub(super) fn pairs(&self, count_max: usize) -> Vec<[Arc<Client>; 2]> {
+        let mut there: Vec<Arc<Client>> =
+            self.clients.iter().filter(|client| client.home().is_some()).cloned().collect();
+        there.sort_by_key(|client| client.home());
+        // The first half watches the second: sorted by super node, neighbours would share one.
+        let second = there.split_off(there.len() / 2);
+        there.into_iter().zip(second).map(|(one, other)| [one, other]).take(count_max).collect()
+    }
+
+    /// A client that is there shows something else.
+    pub(super) fn show(&self, key: &NameKey, presence: Presence) {
+        let Some(client) = self.clients.iter().find(|client| client.key == *key).cloned() else {
+            return;
+        };
+        *lock(&client.shown) = presence;
+        tokio::spawn(async move { client.publish().await });
+    }
+
+    /// What the watchers have been told since this was asked last.
+    pub(super) fn take_notices(&mut self) -> Vec<Notice> {
+        std::iter::from_fn(|| self.notices.try_recv().ok()).collect()
     }
 
     /// Clients in use of a super node for which this holds.

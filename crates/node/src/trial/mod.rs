@@ -12,6 +12,7 @@
 
 mod client;
 mod network;
+mod presence;
 
 use std::{
     collections::BTreeSet,
@@ -136,6 +137,16 @@ pub struct TrialReport {
     pub rss_bytes_per_super_node: u64,
     /// Seconds until all clients were attached at the start.
     pub attached_s: f64,
+    /// Changes of presence of watched clients, before the fault.
+    pub presence_changes: u64,
+    /// Of these told to the watcher at all.
+    pub presence_heard: u64,
+    /// Of these told within a second, in percent.
+    pub presence_in_a_second_percent: f64,
+    /// Median time until the watcher was told.
+    pub presence_ms_median: f64,
+    /// 99th percentile.
+    pub presence_ms_p99: f64,
     /// What was not met.
     pub missed: Vec<String>,
 }
@@ -155,6 +166,8 @@ pub async fn run(
     trial.offline().await;
     trial.ask_for(trial.config.before).await;
     let traffic = trial.network.traffic().await;
+    let heard = trial.clients.changes_of_presence().await;
+    tell(format!("{} of {} changes of presence heard", heard.heard(), heard.changes));
     tell(format!("{} look-ups so far; now {}", trial.tally.lookups, trial.config.scenario.name()));
     let lost = trial.strike();
     let struck = Instant::now();
@@ -162,7 +175,18 @@ pub async fn run(
         trial.clients.restart_all().await;
     }
     let report = trial.aftermath(struck, lost, tell).await?;
-    Ok(TrialReport { bytes_per_s_per_super_node: traffic, ..report })
+    let mut report = TrialReport {
+        bytes_per_s_per_super_node: traffic,
+        presence_changes: heard.changes,
+        presence_heard: heard.heard(),
+        presence_in_a_second_percent: heard.in_a_second_percent(),
+        presence_ms_median: heard.quantile(0.5),
+        presence_ms_p99: heard.quantile(0.99),
+        ..report
+    };
+    report.missed = missed(trial.config.scenario, &report);
+    report.ok = report.missed.is_empty();
+    Ok(report)
 }
 
 struct Trial {
@@ -266,7 +290,7 @@ impl Trial {
         let (offline_lost, offline_checked) = self.check_offline().await;
         self.clients.finish(&mut self.tally).await;
         let percent = |part: usize| part as f64 * 100.0 / lost.len().max(1) as f64;
-        let mut report = TrialReport {
+        Ok(TrialReport {
             scenario: self.config.scenario.name().to_owned(),
             seed: self.config.seed,
             super_nodes: self.config.super_nodes,
@@ -289,10 +313,7 @@ impl Trial {
             rss_bytes_per_super_node: self.network.mean_memory(),
             attached_s: self.attached_s,
             ..TrialReport::default()
-        };
-        report.missed = missed(self.config.scenario, &report);
-        report.ok = report.missed.is_empty();
-        Ok(report)
+        })
     }
 
     fn restart_due(&mut self, elapsed: Duration) -> Result<(), TrialError> {
@@ -328,8 +349,14 @@ fn missed(scenario: TrialScenario, report: &TrialReport) -> Vec<String> {
     };
     demand(report.wrong == 0, "no look-up may be wrong");
     demand(report.offline_lost == 0, "everyone who is offline is found at the end");
+    let heard = report.presence_heard == report.presence_changes && report.presence_heard > 0;
+    demand(heard, "every change of presence is told to who watches");
     match scenario {
-        TrialScenario::Calm => demand(report.missing == 0, "everyone is found"),
+        TrialScenario::Calm => {
+            demand(report.missing == 0, "everyone is found");
+            let prompt = report.presence_in_a_second_percent >= 99.0;
+            demand(prompt, "99 % of changes of presence are told within a second");
+        }
         TrialScenario::Kill30 | TrialScenario::VersionCrash => {
             // With 60 % dead at once 0.6^12 = 0.2 % of the shards are gone until their users,
             // who lost their super nodes too, have published again.

@@ -42,6 +42,8 @@ pub(super) struct Tally {
     pub(super) look_ups: u64,
     /// Right or settling.
     pub(super) found: u64,
+    /// Of these not the newest, but the newest within the last 65 s.
+    pub(super) settling: u64,
     /// Older than allowed.
     pub(super) wrong: u64,
     /// The first of these in words.
@@ -75,6 +77,7 @@ impl Tally {
     /// Counts one answer.
     pub(super) fn count(&mut self, answer: &Answer, verdict: Verdict, delay_ms: f32) {
         self.look_ups += 1;
+        self.settling += u64::from(verdict == Verdict::Settling);
         match verdict {
             Verdict::Right | Verdict::Settling => self.found += 1,
             Verdict::Registered => self.by_login_server += 1,

@@ -38,6 +38,8 @@ pub struct Report {
     pub lookups: u64,
     /// Of these with the right record.
     pub found: u64,
+    /// Of these with the very newest record: strictly, without the time that caches live.
+    pub found_newest: u64,
     /// Of these with a record older than allowed.
     pub wrong: u64,
     /// Of these with nothing.
