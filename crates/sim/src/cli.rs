@@ -153,8 +153,14 @@ fn print(report: &Report, json: bool) {
         "{scenario}, seed {seed}: {super_nodes} super nodes, {users} users, {minutes} minutes"
     );
     println!(
-        "  look-ups      {} asked, {} right, {} out of date, {} at the login server, {} not found",
-        report.lookups, report.found, report.wrong, report.by_login_server, report.missing
+        "  look-ups      {} asked, {} right, {} out of date, {} at the login server, {} not found ({} \
+         of them later than a minute after the fault)",
+        report.lookups,
+        report.found,
+        report.wrong,
+        report.by_login_server,
+        report.missing,
+        report.missing_late
     );
     println!(
         "  strictly      {} gave the newest record, {:.3} % of all; the others one of the last 65 s, \

@@ -50,6 +50,8 @@ pub(super) struct Tally {
     pub(super) failed_answers: Vec<String>,
     /// Nothing found.
     pub(super) missing: u64,
+    /// Of these asked later than a minute after the fault.
+    pub(super) missing_late: u64,
     /// Nothing found at the keepers; the login server, asked last, knew the user, who was in truth
     /// not attached anywhere.
     pub(super) by_login_server: u64,

@@ -44,6 +44,8 @@ pub struct Report {
     pub wrong: u64,
     /// Of these with nothing.
     pub missing: u64,
+    /// Of these asked later than a minute after the fault.
+    pub missing_late: u64,
     /// Of these found at no keeper, attached nowhere, and known to the login server, asked last.
     pub by_login_server: u64,
     /// Calls placed to whoever was found and is there.

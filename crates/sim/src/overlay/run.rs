@@ -433,6 +433,8 @@ impl Runner {
         if matches!(verdict, Verdict::Wrong | Verdict::Missing) {
             self.note_failed(host, pending, answer);
         }
+        let late = self.struck_at.is_some_and(|at| pending.asked > at + 60 * SECOND);
+        self.tally.missing_late += u64::from(late && verdict == Verdict::Missing);
         self.tally.count(answer, verdict, pending.asker_trip_ms + waited_ms);
     }
 
