@@ -153,8 +153,8 @@ fn print(report: &Report, json: bool) {
         "{scenario}, seed {seed}: {super_nodes} super nodes, {users} users, {minutes} minutes"
     );
     println!(
-        "  look-ups      {} asked, {} right, {} out of date, {} at the login server, {} not found ({} \
-         of them later than a minute after the fault)",
+        "  look-ups      {} asked, {} right, {} out of date, {} at the login server, {} not \
+         found ({} of them later than a minute after the fault)",
         report.lookups,
         report.found,
         report.wrong,
@@ -163,8 +163,8 @@ fn print(report: &Report, json: bool) {
         report.missing_late
     );
     println!(
-        "  strictly      {} gave the newest record, {:.3} % of all; the others one of the last 65 s, \
-         the login server's word, or nothing",
+        "  strictly      {} gave the newest record, {:.3} % of all; the others one of the \
+         last 65 s, the login server's word, or nothing",
         report.found_newest,
         report.found_newest as f64 * 100.0 / report.lookups.max(1) as f64
     );

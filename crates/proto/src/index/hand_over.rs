@@ -7,8 +7,8 @@
 //!           ◀─ ShardOffer (digest) ───────────  once it holds all of it
 //! ```
 //!
-//! A whole wave of super nodes may leave within minutes, those that step in among them: whoever does
-//! not answer is passed over for the next in the ranking.
+//! A whole wave of super nodes may leave within minutes, those that step in among them: whoever
+//! does not answer is passed over for the next in the ranking.
 
 use std::{
     collections::BTreeMap,

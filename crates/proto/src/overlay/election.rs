@@ -87,8 +87,8 @@ pub const LOAD_WANTED_PERCENT: u32 = 50;
 pub const LOAD_RETIRE_PERCENT: u32 = 10;
 
 /// Share of the super nodes that may leave within a minute, in percent; beyond it those that are
-/// not needed stay a little longer (chosen: hand-over takes seconds, and a shard with sixteen keepers
-/// so never loses two of them before others have taken over).
+/// not needed stay a little longer (chosen: hand-over takes seconds, and a shard with sixteen
+/// keepers so never loses two of them before others have taken over).
 pub const LEAVING_PER_MINUTE_PERCENT_MAX: usize = 5;
 const LEFT_LATELY: Duration = Duration::from_secs(60);
 

@@ -1,10 +1,10 @@
 //! The way into the overlay: introductions to contacts, repeated until one of them has let this
 //! node in and its table is learnt.
 //!
-//! One contact answers, is asked to let us in, and may die at that very moment; without repeating, a
-//! super node then serves devices while it knows nobody, and finds nobody for them. While a node is
-//! entering it takes no devices and holds look-ups back, for [`ENTERING_MAX`] at most: then it is the
-//! first of its network, or all others are gone.
+//! One contact answers, is asked to let us in, and may die at that very moment; without repeating,
+//! a super node then serves devices while it knows nobody, and finds nobody for them. While a node
+//! is entering it takes no devices and holds look-ups back, for [`ENTERING_MAX`] at most: then it
+//! is the first of its network, or all others are gone.
 
 use std::{
     net::SocketAddr,
@@ -26,7 +26,8 @@ const AGAIN_MAX: Duration = Duration::from_secs(60);
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// How long a node that is entering takes no devices and holds look-ups back (chosen: the table of
-/// 2,000 is learnt in one to two seconds; devices and callers wait no longer than that for nothing).
+/// 2,000 is learnt in one to two seconds; devices and callers wait no longer than that for
+/// nothing).
 const ENTERING_MAX: Duration = Duration::from_secs(8);
 
 /// How far this node is with entering.
@@ -61,8 +62,8 @@ impl Entrance {
 }
 
 impl SuperNodeOverlay {
-    /// Joins the overlay through super nodes at these addresses (from invitation or host cache), and
-    /// tries again by itself until it is in. New addresses replace those given before.
+    /// Joins the overlay through super nodes at these addresses (from invitation or host cache),
+    /// and tries again by itself until it is in. New addresses replace those given before.
     pub fn join(&mut self, now: Now, contacts: &[SocketAddr]) {
         let own = self.config.address;
         let others = contacts.iter().copied().filter(|contact| *contact != own);

@@ -1,6 +1,6 @@
 //! The event queue: what is due within a second lies in a heap, what is due later in a list for
-//! each second. A million users whose next act is hours away so cost nothing until then: in one heap
-//! they made every event of the moment a walk through 24 megabytes.
+//! each second. A million users whose next act is hours away so cost nothing until then: in one
+//! heap they made every event of the moment a walk through 24 megabytes.
 
 use std::{
     cmp::Reverse,
