@@ -130,6 +130,17 @@ impl<'d> User<'d> {
     /// Ends the node and starts it again, as the next day.
     pub fn restart(&mut self, options: &UserOptions) -> Result<()> {
         self.node.end()?;
+        self.start_again(options)
+    }
+
+    /// The same after its host cache was lost: it knows the super nodes of its invitation.
+    pub fn restart_without_host_cache(&mut self, options: &UserOptions) -> Result<()> {
+        self.node.end()?;
+        let _ = std::fs::remove_file(format!("{}/host-cache.json", self.profile));
+        self.start_again(options)
+    }
+
+    fn start_again(&mut self, options: &UserOptions) -> Result<()> {
         (self.node, self.attached) = start_node(self.deployment, &self.host, &self.name, options)?;
         Ok(())
     }

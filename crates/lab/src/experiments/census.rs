@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::{
     Bench,
-    stage::{Plan, play},
+    stage::{Plan, Stage, play},
 };
 use crate::{
     deployment::UserOptions,
@@ -41,54 +41,77 @@ pub(super) fn run(bench: &Bench) -> Result<Section> {
             "census",
             "The census of super nodes (section VI.B, Table IV)",
             "One device behind a port-restricted NAT starts, gets attached, names its super node \
-             and ends, again and again, with the host cache that it keeps. A period stands for \
-             the paper's day.",
+             and ends, again and again: once with the host cache that it keeps, once with an empty \
+             one each time. A period stands for the paper's day.",
         );
-        let options =
-            UserOptions { microphone: Some("silence".to_owned()), ..UserOptions::default() };
-        let mut user = stage.user(HOST, "census", options.clone())?;
-        let mut seen = Vec::new();
-        for login in 0..PERIODS * each {
-            if login > 0 {
-                user.restart(&options)?;
-            }
-            let status = user.status()?;
-            let address = status["super_node"].as_str().context("it is attached")?;
-            let ip = address.rsplit_once(':').map_or(address, |(ip, _)| ip).parse()?;
-            seen.push(stage.names.name(ip));
-            if (login + 1) % each == 0 {
-                bench.tell(&format!("census: {} of {} logins", login + 1, PERIODS * each));
-            }
+        for (with, clears) in [("with the host cache that it keeps", false), CLEARED] {
+            let seen = logins(stage, clears, PERIODS * each)?;
+            let ranked = ranked(&seen);
+            section.tables.push(periods(&seen, each, super_nodes, with));
+            section.tables.push(ranking(&ranked, seen.len(), with));
+            let changes = seen.windows(2).filter(|pair| pair[0] != pair[1]).count();
+            section.notes.push(format!(
+                "{with}: {changes} of {} logins ended at another super node than the one before \
+                 (the paper: \"does not always reconnect to the same\").",
+                seen.len() - 1
+            ));
+            let caption = format!("Which super node each login ended up with, {with}");
+            let file = if clears { "census-cleared.png" } else { "census.png" };
+            picture(bench.pictures.as_ref(), &mut section, file, &caption, |path| {
+                draw(&chart(&seen, &ranked, &caption), path)
+            })?;
+            section.lines.push(json!({
+                "logins": seen.len(), "super_nodes": super_nodes, "distinct": ranked.len(),
+                "top_share": ranked[0].0 as f64 / seen.len() as f64, "changes": changes,
+                "host_cache": if clears { "cleared" } else { "kept" },
+            }));
         }
-        let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
-        for name in &seen {
-            *counts.entry(name).or_default() += 1;
-        }
-        let mut ranked: Vec<_> = counts.iter().map(|(name, count)| (*count, *name)).collect();
-        ranked.sort_by(|one, other| other.cmp(one));
-        section.tables.push(periods(&seen, each, super_nodes));
-        section.tables.push(ranking(&ranked, seen.len()));
-        let changes = seen.windows(2).filter(|pair| pair[0] != pair[1]).count();
-        section.notes.push(format!(
-            "{changes} of {} logins ended at another super node than the one before (the paper: \
-             \"does not always reconnect to the same\").",
-            seen.len() - 1
-        ));
-        let caption = "Which super node each login ended up with";
-        picture(bench.pictures.as_ref(), &mut section, "census.png", caption, |path| {
-            draw(&chart(&seen, &ranked, caption), path)
-        })?;
-        section.lines.push(json!({
-            "logins": seen.len(), "super_nodes": super_nodes, "distinct": ranked.len(),
-            "top_share": ranked[0].0 as f64 / seen.len() as f64, "changes": changes,
-        }));
         Ok(section)
     })
 }
 
-fn periods(seen: &[String], each: usize, super_nodes: usize) -> Table {
+/// The second series: it shows how the super nodes of an invitation share the newcomers.
+const CLEARED: (&str, bool) = ("with its host cache cleared before each login", true);
+
+/// The super node that each of `count` logins ended up with.
+fn logins(stage: &Stage<'_>, clears: bool, count: usize) -> Result<Vec<String>> {
+    let options = UserOptions { microphone: Some("silence".to_owned()), ..UserOptions::default() };
+    let mut user = stage.user(HOST, &format!("census-{clears}"), options.clone())?;
+    let mut seen = Vec::new();
+    for login in 0..count {
+        match (login, clears) {
+            (0, _) => {}
+            (_, true) => user.restart_without_host_cache(&options)?,
+            (_, false) => user.restart(&options)?,
+        }
+        let status = user.status()?;
+        let address = status["super_node"].as_str().context("it is attached")?;
+        let ip = address.rsplit_once(':').map_or(address, |(ip, _)| ip).parse()?;
+        seen.push(stage.names.name(ip));
+        if (login + 1) % 20 == 0 {
+            stage.bench.tell(&format!("census: {} of {count} logins", login + 1));
+        }
+    }
+    user.node().end()?;
+    Ok(seen)
+}
+
+/// Logins of each super node, most first.
+fn ranked(seen: &[String]) -> Vec<(usize, &str)> {
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for name in seen {
+        *counts.entry(name).or_default() += 1;
+    }
+    let mut ranked: Vec<_> = counts.iter().map(|(name, count)| (*count, *name)).collect();
+    ranked.sort_by(|one, other| other.cmp(one));
+    ranked
+}
+
+fn periods(seen: &[String], each: usize, super_nodes: usize, with: &str) -> Table {
     let mut table = Table::new(
-        &format!("Distinct super nodes by period, of {super_nodes} there are; {each} logins each"),
+        &format!(
+            "Distinct super nodes by period, of {super_nodes} there are; {each} logins each, {with}"
+        ),
         &[
             "period",
             "paper: distinct",
@@ -122,9 +145,9 @@ fn periods(seen: &[String], each: usize, super_nodes: usize) -> Table {
     table
 }
 
-fn ranking(ranked: &[(usize, &str)], logins: usize) -> Table {
+fn ranking(ranked: &[(usize, &str)], logins: usize, with: &str) -> Table {
     let mut table = Table::new(
-        "Who took the logins (the paper: 43.8 % went to the top 20 of 894)",
+        &format!("Who took the logins, {with} (the paper: 43.8 % went to the top 20 of 894)"),
         &["rank", "super node", "logins", "share"],
     );
     for (rank, (count, name)) in ranked.iter().enumerate() {

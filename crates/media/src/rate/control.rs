@@ -112,9 +112,12 @@ impl RateControl {
         self.replan();
     }
 
-    /// Forgets what was learnt.
+    /// Forgets what was learnt of the path, but not that there was little room: the narrowest
+    /// place is mostly one's own access, which all paths share. Where it is not, the rate grows as
+    /// fast as at the start.
     pub fn path_changed(&mut self) {
-        self.path = PathEstimator::new(self.start);
+        let start = self.start.min(self.path.rate() as u32);
+        self.path = PathEstimator::new(start);
         self.severity = Severity::None;
         self.better_since = None;
         self.replan();
@@ -175,6 +178,70 @@ mod tests {
             let least = least_rate(clump, |_| 80);
             assert!(least >= start, "{clump} together: {least} bit/s of {start}");
         }
+    }
+
+    /// Packets of 10 ms with reports that tell of a queue of so many ms, and of one packet in so
+    /// many that arrives.
+    fn reports(
+        control: &mut RateControl,
+        begin: Instant,
+        packets: core::ops::Range<u32>,
+        (queueing_ms, one_in): (f64, u32),
+    ) {
+        let first = packets.start;
+        for packet in packets {
+            let now = begin + Duration::from_millis(10) * packet;
+            control.sent(now, packet as u16, 80);
+            if packet % 25 == 0 && packet >= first + 30 {
+                let mut feedback = Feedback::new(packet as u16);
+                for told in packet - 29..=packet {
+                    feedback.push(((packet - told) % one_in == 0).then_some(queueing_ms));
+                }
+                control.handle_feedback(now, &feedback);
+            }
+        }
+    }
+
+    #[test]
+    fn another_path_of_a_slow_access_is_not_flooded() {
+        let config = VoiceConfig::default();
+        let mut control = RateControl::new(&config);
+        let begin = Instant::now();
+        // Nothing comes back for two seconds at a time: the rate is halved again and again.
+        for packet in 0..600 {
+            control.sent(begin + Duration::from_millis(10) * packet, packet as u16, 80);
+        }
+        let slow = control.wire_bits_per_s();
+        assert!(slow < config.wire_bits_per_s_start / 4, "{slow} bit/s");
+        control.path_changed();
+        assert!(control.wire_bits_per_s() <= slow, "{} bit/s", control.wire_bits_per_s());
+        // And where the new path has room it is used within seconds.
+        reports(&mut control, begin, 600..1_600, (0.0, 1));
+        assert!(control.wire_bits_per_s() >= config.wire_bits_per_s_start);
+    }
+
+    #[test]
+    fn a_queue_beyond_what_reports_can_tell_is_nobody_elses() {
+        let config = VoiceConfig::default();
+        let mut control = RateControl::new(&config);
+        let begin = Instant::now();
+        // A queue that sending less did not shorten: others' packets stand in it.
+        reports(&mut control, begin, 0..300, (245.0, 1));
+        // Now it is full, and four of five packets are dropped.
+        reports(&mut control, begin, 300..600, (254.0, 5));
+        let rate = control.wire_bits_per_s();
+        assert!(rate < config.wire_bits_per_s_start / 3, "{rate} bit/s into a full queue");
+    }
+
+    #[test]
+    fn a_queue_full_for_so_long_that_it_seems_the_way_itself_is_left() {
+        let config = VoiceConfig::default();
+        let mut control = RateControl::new(&config);
+        // The least transit that the receiver remembers is that of the full queue: no delay is
+        // told, seven of eight packets are dropped.
+        reports(&mut control, Instant::now(), 0..300, (0.0, 8));
+        let rate = control.wire_bits_per_s();
+        assert!(rate < config.wire_bits_per_s_start / 3, "{rate} bit/s into a full queue");
     }
 
     #[test]

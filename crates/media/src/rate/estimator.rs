@@ -39,6 +39,10 @@ const WINDOW_PACKETS_MIN: usize = 5;
 /// Delay that no change of ours changes is forgotten at this rate.
 const FOREIGN_KEPT_PER_S: f64 = 0.97;
 
+/// Loss that is never random: no redundancy makes up for it. A queue that has been full for longer
+/// than receivers remember the least transit shows no delay any more, only this.
+const LOST_MAX: f64 = 0.75;
+
 /// Longest delay that a report can tell, in ms.
 const QUEUEING_MS_MAX: f64 = 254.0;
 
@@ -158,7 +162,8 @@ impl Window {
     }
 
     fn is_clear(&self, foreign_ms: f64, rate: f64) -> bool {
-        self.least_ms < foreign_ms + self.standing_ms(0.0, rate) * CLEAR_SHARE
+        let clear_ms = foreign_ms + self.standing_ms(0.0, rate) * CLEAR_SHARE;
+        self.least_ms < clear_ms && !self.is_saturated()
     }
 
     fn is_saturated(&self) -> bool {
@@ -169,7 +174,9 @@ impl Window {
         // A queue that grows fast needs no window's time to be known, nor one that drops.
         let standing_ms = self.standing_ms(foreign_ms, rate);
         let growing = self.slope > 0.15 && self.mean_ms > standing_ms;
-        self.least_ms > standing_ms || (self.lost > 0.08 && growing)
+        // What somebody else's queue was taken for is no excuse for one beyond all telling.
+        let full = self.is_saturated() || self.lost > LOST_MAX;
+        self.least_ms > standing_ms || full || (self.lost > 0.08 && growing)
     }
 }
 
