@@ -382,6 +382,7 @@ mod tests {
         let tried = |tls: Result<Duration, String>| Tried {
             address: ([192, 0, 2, 1], 4000).into(),
             tls,
+            proxied_port: None,
             udp: None,
             open_ports: Vec::new(),
         };
@@ -389,7 +390,7 @@ mod tests {
         assert_eq!(udp(&only_tcp).verdict, Verdict::Fair);
         let nothing = [tried(Err("no answer".to_owned()))];
         assert_eq!(udp(&nothing).verdict, Verdict::Unknown);
-        assert_eq!(ports(&nothing).verdict, Verdict::Bad);
+        assert_eq!(ports(&nothing, &ProxyConfig::default()).verdict, Verdict::Bad);
         assert!(super_nodes_answer(&nothing).advice.is_some());
     }
 }
