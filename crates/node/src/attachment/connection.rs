@@ -3,13 +3,16 @@
 use std::{pin::pin, sync::Arc, time::Duration};
 
 use cooee_proto::{
-    attachment::AttemptId,
-    control::{KEEPALIVE_ANSWER_TIME, KEEPALIVE_INTERVAL, addresses_from_wire, node_id},
+    attachment::{AttemptId, Status, Udp},
+    control::{
+        KEEPALIVE_ANSWER_TIME, KEEPALIVE_INTERVAL, KEEPALIVE_INTERVAL_UDP, addresses_from_wire,
+        node_id,
+    },
     wire::v1::{Refusal, control_message::Kind, stream_header::Kind as HeaderKind},
 };
 use futures::{StreamExt as _, stream::FuturesUnordered};
 use tokio::{
-    sync::mpsc,
+    sync::{mpsc, watch},
     time::{Instant, sleep_until, timeout},
 };
 
@@ -26,6 +29,17 @@ pub(super) struct Served {
     pub(super) splices: mpsc::Sender<IncomingSplice>,
     pub(super) events: mpsc::Sender<AttachmentEvent>,
     pub(super) trust: Arc<Trust>,
+    pub(super) status: watch::Receiver<Status>,
+}
+
+impl Served {
+    /// Where the super node in use gives signs of life by UDP, the connection is only kept open.
+    fn keepalive_interval(&self) -> Duration {
+        match *self.status.borrow() {
+            Status::Attached { udp: Udp::Works, .. } => KEEPALIVE_INTERVAL_UDP,
+            _ => KEEPALIVE_INTERVAL,
+        }
+    }
 }
 
 /// Time for a sign of life when one is asked for, if others answer. Chosen: a loss is healed within
@@ -104,7 +118,7 @@ pub(super) async fn serve(mut served: Served) {
         let _ = served.channel.send(notice).await;
     }
     let mut revocations = served.trust.revocations();
-    let mut keepalive_at = Instant::now() + KEEPALIVE_INTERVAL;
+    let mut keepalive_at = Instant::now() + served.keepalive_interval();
     let mut unasked = Unasked { left: UNASKED_MAX, at: Instant::now() };
     loop {
         tokio::select! {
@@ -126,7 +140,7 @@ pub(super) async fn serve(mut served: Served) {
                 }
             }
             () = sleep_until(keepalive_at) => {
-                keepalive_at = Instant::now() + KEEPALIVE_INTERVAL;
+                keepalive_at = Instant::now() + served.keepalive_interval();
                 let channel = served.channel.clone();
                 tokio::spawn(async move {
                     if channel.ping(KEEPALIVE_ANSWER_TIME).await.is_err() {

@@ -215,6 +215,7 @@ impl Driver {
             splices: self.start.splices.clone(),
             events: self.start.events.clone(),
             trust: self.start.dialer.tls().trust().clone(),
+            status: self.start.status.subscribe(),
         }));
         self.machine.handle_attached(now, id, node, round_trip);
     }

@@ -30,9 +30,13 @@ use std::time::Duration;
 pub const VERSION: u32 = 1;
 /// Pause between two keep-alives of a node (paper section IV.F: 120 s).
 pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(120);
+/// The same where the super node gives signs of life by UDP meanwhile. Chosen: NATs forget a TCP
+/// connection after five minutes and more, and both ways together stay below 1 MB a day.
+pub const KEEPALIVE_INTERVAL_UDP: Duration = Duration::from_secs(240);
 /// Time for the answer to a keep-alive. Chosen: TCP needs it to repeat a lost packet three times.
 pub const KEEPALIVE_ANSWER_TIME: Duration = Duration::from_secs(10);
-/// A super node closes a connection that was silent for so long: two keep-alives and their answers.
+/// A super node closes a connection that was silent for so long: two keep-alives and
+/// their answers, or one of the rarer ones and half a minute for what is lost of it.
 pub const SILENCE_MAX: Duration = Duration::from_secs(280);
 /// A peer's clock may differ from ours by so much before we say that one of them is wrong. Chosen:
 /// certificates live for days and a record for hours.
