@@ -19,6 +19,9 @@ use cooee_media::{
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha12Rng;
 
+/// A report with its headers (IPv4, UDP, SRTP), and the session's around it.
+const REPORT_BYTES: usize = 120;
+
 /// One experiment.
 struct Condition {
     point: OperatingPoint,
@@ -33,6 +36,8 @@ struct Condition {
     /// Bit/s of the bottleneck, headers included; 0 is none.
     rate: f64,
     queue_ms: f64,
+    /// The other side speaks as we do, and its link is ours: reports wait behind its voice.
+    both: bool,
     drift_ppm: f64,
     block_ms: f64,
     seed: u64,
@@ -53,6 +58,7 @@ impl Default for Condition {
             jitter_ms: 0.0,
             rate: 0.0,
             queue_ms: 300.0,
+            both: false,
             drift_ppm: 0.0,
             block_ms: 5.0,
             seed: 1,
@@ -114,6 +120,7 @@ impl Condition {
             "jitter" => self.jitter_ms = number()?,
             "rate" => self.rate = number()?,
             "queue" => self.queue_ms = number()?,
+            "both" => self.both = number()? > 0.0,
             "drift" => self.drift_ppm = number()?,
             "block" => self.block_ms = number()?,
             "seed" => self.seed = number()? as u64,
@@ -135,6 +142,11 @@ struct Link {
 }
 
 impl Link {
+    fn new(seed: u64) -> Self {
+        let random = ChaCha12Rng::seed_from_u64(seed);
+        Self { random, bad: false, last_out_us: 0.0, idle_at_us: 0.0 }
+    }
+
     fn send(&mut self, condition: &Condition, now_us: f64, bytes: usize) -> Option<u64> {
         if condition.loss > 0.0 {
             let leave = 1.0 / condition.burst.max(1.0);
@@ -218,12 +230,8 @@ fn run(condition: &Condition, sound: &[f32]) -> (Vec<f32>, String) {
     config.fixed = (!condition.adaptive).then_some(condition.point);
     let mut sender = VoiceSender::new(config).expect("sender");
     let mut receiver = VoiceReceiver::new(config).expect("receiver");
-    let mut link = Link {
-        random: ChaCha12Rng::seed_from_u64(condition.seed),
-        bad: false,
-        last_out_us: 0.0,
-        idle_at_us: 0.0,
-    };
+    let mut link = Link::new(condition.seed);
+    let mut back = Link::new(condition.seed ^ 1);
     let start = Instant::now();
     let at = |us: f64| start + Duration::from_nanos((us * 1e3) as u64);
     let block = (condition.block_ms * 48.0) as usize;
@@ -261,6 +269,9 @@ fn run(condition: &Condition, sound: &[f32]) -> (Vec<f32>, String) {
                 if let Some(us) = link.send(condition, capture_at, bytes) {
                     way.insert((us, sent), packet);
                 }
+                if condition.both {
+                    back.send(condition, capture_at, bytes);
+                }
                 sent += 1;
             });
             busy_send += began.elapsed();
@@ -274,8 +285,12 @@ fn run(condition: &Condition, sound: &[f32]) -> (Vec<f32>, String) {
         busy_receive += began.elapsed();
         heard.extend(out);
         if let Some(report) = receiver.poll_feedback(at(now_us)) {
-            let us = (now_us + condition.delay_ms * 1e3) as u64;
-            reports.insert((us, played as u64), report);
+            let arrival = if condition.both {
+                back.send(condition, now_us, REPORT_BYTES)
+            } else {
+                Some((now_us + condition.delay_ms * 1e3) as u64)
+            };
+            reports.extend(arrival.map(|us| ((us, played as u64), report)));
         }
         let statistics = receiver.statistics();
         if played >= (blocks - blocks / condition.repeat).max(200) {
