@@ -74,14 +74,15 @@ impl Unasked {
 /// NAT has forgotten them all: then it is waited a little longer.
 pub(super) fn check(channel: ControlChannel, others: Vec<ControlChannel>) {
     tokio::spawn(async move {
-        let mut ping = pin!(channel.ping(CHECK_TIME_ALONE));
-        let at_once = timeout(CHECK_TIME / 2, &mut ping).await;
+        let half = channel.patience(CHECK_TIME) / 2;
+        let mut ping = pin!(channel.ping(channel.patience(CHECK_TIME_ALONE)));
+        let at_once = timeout(half, &mut ping).await;
         let answer = match at_once {
             Ok(answer) => answer.ok(),
             Err(_) => tokio::select! {
                 answer = &mut ping => answer.ok(),
                 () = somebody_answers(others) => {
-                    timeout(CHECK_TIME / 2, ping).await.ok().and_then(Result::ok)
+                    timeout(half, ping).await.ok().and_then(Result::ok)
                 }
             },
         };

@@ -236,10 +236,12 @@ impl Attachment {
     }
 
     /// Asks every super node that holds a connection of this node for a sign of life; a connection
-    /// that gives none within 1.5 s while another does is closed, and the next one taken.
+    /// that gives none within 1.5 s while another does is closed, and the next one taken. Where
+    /// answers are slow, it is waited longer and asked more rarely.
     pub fn check(&self) {
         let channels = self.channels();
-        (0..channels.len()).for_each(|place| connection::check_among(place, &channels));
+        let places = (0..channels.len()).filter(|place| !channels[*place].rests());
+        places.for_each(|place| connection::check_among(place, &channels));
     }
 
     /// Replaces the bootstrap entries, for example after their names were resolved again.

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     net::SocketAddr,
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -42,6 +42,11 @@ const QUEUE_MAX: usize = 64;
 /// Requests and notices of the peer, in order. Answers and keep-alives never show up here.
 pub type Inbox = mpsc::Receiver<Kind>;
 
+/// An answer that takes so long came through a full queue. Chosen.
+const SLOW: Duration = Duration::from_millis(600);
+/// Such a connection is asked again after this at the earliest.
+const REST: Duration = Duration::from_secs(16);
+
 /// Our side of a control stream. Clones share it.
 #[derive(Clone, Debug)]
 pub struct ControlChannel(Arc<Inner>);
@@ -53,6 +58,15 @@ struct Inner {
     pending: Mutex<BTreeMap<u64, oneshot::Sender<answer::Kind>>>,
     pings: Mutex<BTreeMap<u64, oneshot::Sender<()>>>,
     next_id: AtomicU64,
+    tempo: Mutex<Tempo>,
+}
+
+/// How long answers take, to know how long to wait for the next one.
+#[derive(Debug, Default)]
+struct Tempo {
+    /// The longest round trip, forgotten by a quarter with each further one.
+    slowest: Duration,
+    asked_at: Option<Instant>,
 }
 
 impl ControlChannel {
@@ -113,6 +127,7 @@ impl ControlChannel {
             pending: Mutex::default(),
             pings: Mutex::default(),
             next_id: AtomicU64::new(1),
+            tempo: Mutex::default(),
         });
         let (reader, writer) = tokio::io::split(stream);
         tokio::spawn(write_all(writer, queue, connection));
@@ -187,6 +202,7 @@ impl ControlChannel {
         self.0.pings.lock().expect("no holder of this lock panics").insert(sequence, reply);
         let _forget = Waiting { table: &self.0.pings, id: sequence };
         let start = Instant::now();
+        self.tempo().asked_at = Some(start);
         let exchange = async {
             self.send(Kind::Keepalive(Keepalive { sequence })).await?;
             tokio::select! {
@@ -196,7 +212,27 @@ impl ControlChannel {
         };
         let result = timeout(within.min(KEEPALIVE_ANSWER_TIME), exchange).await;
         result.unwrap_or(Err(TransportError::TimedOut("keep-alive")))?;
-        Ok(start.elapsed())
+        let round_trip = start.elapsed();
+        let mut tempo = self.tempo();
+        tempo.slowest = round_trip.max(tempo.slowest * 3 / 4);
+        Ok(round_trip)
+    }
+
+    /// How long to wait for a sign of life: `least`, or four times the slowest of late.
+    pub fn patience(&self, least: Duration) -> Duration {
+        least.max(self.tempo().slowest * 4).min(KEEPALIVE_ANSWER_TIME)
+    }
+
+    /// Whether asking for a sign of life again and again would do harm: answers come slowly, as
+    /// through a full queue, and it was asked a while ago only.
+    pub fn rests(&self) -> bool {
+        let tempo = self.tempo();
+        let is_recent = tempo.asked_at.is_some_and(|at| at.elapsed() < REST);
+        tempo.slowest >= SLOW && is_recent
+    }
+
+    fn tempo(&self) -> MutexGuard<'_, Tempo> {
+        self.0.tempo.lock().expect("no holder of this lock panics")
     }
 }
 
