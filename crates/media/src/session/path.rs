@@ -279,6 +279,8 @@ pub(super) fn kind_of(
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::disallowed_methods)]
+
     use super::*;
 
     #[test]
