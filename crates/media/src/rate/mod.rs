@@ -5,15 +5,13 @@
 //! ```
 //! [`feedback`] is the report on the wire, [`log`] the record it is made from; the sender's
 //! estimator finds rate, loss and queue, and the plan turns them into frame length, bit rate and
-//! redundancy. [`FreshQueue`] keeps old voice out of a stream transport.
+//! redundancy.
 
 mod control;
 mod estimator;
 pub mod feedback;
-mod fresh_queue;
 pub mod log;
 mod plan;
 
 pub use control::RateControl;
 pub use feedback::{Feedback, FeedbackError};
-pub use fresh_queue::FreshQueue;

@@ -314,11 +314,11 @@ impl MediaSession {
         let (local, server, udp) = (relay.local, relay.server.address, relay.is_udp());
         let kind = if udp { CandidateKind::Relayed } else { CandidateKind::RelayedOverStream };
         match output {
-            RelayOutput::Send(bytes) if udp => self.transmit(local, server, bytes, None),
-            RelayOutput::Send(bytes) => {
+            RelayOutput::Send(bytes, _) if udp => self.transmit(local, server, bytes, None),
+            RelayOutput::Send(bytes, useless_from) => {
                 self.statistics.datagrams_sent += 1;
                 self.statistics.bytes_sent += bytes.len() as u64;
-                self.outputs.push_back(Output::WriteStream { relay: id, bytes });
+                self.outputs.push_back(Output::WriteStream { relay: id, bytes, useless_from });
             }
             RelayOutput::OpenStream => {
                 let transport = relay.server.transport;

@@ -17,6 +17,7 @@
 mod candidate;
 mod engine;
 mod error;
+mod fresh_queue;
 mod gathering;
 mod liveness;
 mod output;
@@ -47,6 +48,7 @@ pub use self::{
     },
     engine::VOICE_PAYLOAD_TYPES,
     error::SessionError,
+    fresh_queue::FreshQueue,
     output::{Direction, Output, SessionEvent, TimerReason},
     parameters::{DtlsRole, SessionConfig, TransportParameters},
     profile::CIPHER,
@@ -67,6 +69,9 @@ use crate::packet::VoicePacket;
 
 /// Largest voice payload: one datagram of 1,200 bytes less headers, as in RFC 8831 practice.
 const VOICE_LENGTH_MAX: usize = 1_150;
+/// RTP that a stream has not taken by then is dropped: an age at which voice still is of use to the
+/// jitter buffer of a slow path, and reports to the choice of paths (chosen).
+const STREAM_AGE_MAX: Duration = Duration::from_millis(200);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
@@ -325,6 +330,11 @@ impl MediaSession {
         due.into_iter().flatten().min_by_key(|(at, _)| *at).unwrap_or(idle)
     }
 
+    /// The shell's queues before its streams have dropped so many messages so far.
+    pub fn set_stale_messages(&mut self, dropped: u64) {
+        self.statistics.stale_messages = dropped;
+    }
+
     /// Counters and estimates so far.
     pub fn statistics(&self) -> SessionStatistics {
         let media = self.liveness.media.and_then(|number| self.paths.get(number));
@@ -432,8 +442,10 @@ impl MediaSession {
         match via {
             LocalPath::Direct(local) => self.transmit(local, to, bytes, None),
             LocalPath::Relay(id) => {
+                // ICE and DTLS are few, and tried again by timers of their own.
+                let useless_from = is_rtp(&bytes).then(|| now + STREAM_AGE_MAX);
                 if let Some(relay) = self.relays.get_mut(&id) {
-                    relay.send(now, to, bytes);
+                    relay.send(now, to, bytes, useless_from);
                 }
                 self.pump_relays(now);
             }
@@ -445,6 +457,11 @@ impl MediaSession {
         self.statistics.bytes_sent += bytes.len() as u64;
         self.outputs.push_back(Output::Transmit { local, to, bytes, ttl });
     }
+}
+
+/// RTP or RTCP among what shares its path (RFC 9443).
+fn is_rtp(bytes: &[u8]) -> bool {
+    matches!(bytes, [128..=191, ..])
 }
 
 /// RTCP among RTP (RFC 5761).

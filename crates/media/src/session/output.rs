@@ -99,8 +99,11 @@ pub enum Output {
     WriteStream {
         /// The relay.
         relay: RelayId,
-        /// Contents.
+        /// Contents: one whole message.
         bytes: Vec<u8>,
+        /// From then on not worth sending any more (voice); never, if `None` (control messages).
+        /// What waits for the stream waits in a [`FreshQueue`](super::FreshQueue).
+        useless_from: Option<Instant>,
     },
     /// Close a relay's stream after what was written.
     CloseStream {

@@ -56,8 +56,9 @@ pub struct RelayServer {
 /// What a relay wants of the session.
 #[derive(Debug)]
 pub(super) enum RelayOutput {
-    /// Send to the relay, from the relay's local socket (UDP) or on its stream.
-    Send(Vec<u8>),
+    /// Send to the relay, from the relay's local socket (UDP) or on its stream; there not after
+    /// that moment.
+    Send(Vec<u8>, Option<Instant>),
     /// Open the stream to the relay.
     OpenStream,
     /// An address was allocated.
@@ -86,7 +87,7 @@ pub(super) struct Relay {
     relayed: Option<SocketAddr>,
     peers: BTreeSet<IpAddr>,
     channels: BTreeSet<SocketAddr>,
-    held_back: VecDeque<(SocketAddr, Vec<u8>)>,
+    held_back: VecDeque<(SocketAddr, Vec<u8>, Option<Instant>)>,
     outputs: VecDeque<RelayOutput>,
     failures: u32,
     /// Relayed addresses are IPv4, so that those who have nothing else can be reached, unless the
@@ -241,19 +242,26 @@ impl Relay {
         }
     }
 
-    pub(super) fn send(&mut self, now: Instant, to: SocketAddr, bytes: Vec<u8>) {
+    /// Sends to a peer; on a stream not once it is useless.
+    pub(super) fn send(
+        &mut self,
+        now: Instant,
+        to: SocketAddr,
+        bytes: Vec<u8>,
+        useless_from: Option<Instant>,
+    ) {
         let turn_now = self.turn_time(now);
         let State::Running(client) = &mut self.state else { return };
         if !client.have_permission(TransportType::Udp, to.ip()) {
             if self.held_back.len() >= HELD_BACK_MAX {
                 self.held_back.pop_front();
             }
-            self.held_back.push_back((to, bytes));
+            self.held_back.push_back((to, bytes, useless_from));
             self.permit(now, to.ip());
             return;
         }
         if let Ok(Some(transmit)) = client.send_to(TransportType::Udp, to, bytes, turn_now) {
-            self.outputs.push_back(RelayOutput::Send(transmit.data.build()));
+            self.outputs.push_back(RelayOutput::Send(transmit.data.build(), useless_from));
         }
         self.drive(now);
     }
@@ -282,7 +290,7 @@ impl Relay {
             TurnPollRet::AllocateTcpSocket { .. } | TurnPollRet::TcpClose { .. } => {}
         }
         while let Some(transmit) = client.poll_transmit(turn_now) {
-            self.outputs.push_back(RelayOutput::Send(transmit.data.to_vec()));
+            self.outputs.push_back(RelayOutput::Send(transmit.data.to_vec(), None));
         }
         let mut events = Vec::new();
         while let Some(event) = client.poll_event() {
@@ -311,11 +319,11 @@ impl Relay {
                 self.fail(now);
             }
             TurnEvent::PermissionCreated(_, peer) => {
-                let (ready, rest) = self.held_back.drain(..).partition(|(to, _)| to.ip() == peer);
+                let (ready, rest) = self.held_back.drain(..).partition(|(to, ..)| to.ip() == peer);
                 self.held_back = rest;
                 let ready: VecDeque<_> = ready;
-                for (to, bytes) in ready {
-                    self.send(now, to, bytes);
+                for (to, bytes, useless_from) in ready {
+                    self.send(now, to, bytes, useless_from);
                 }
             }
             _ => {}

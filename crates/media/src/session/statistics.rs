@@ -19,6 +19,8 @@ pub struct SessionStatistics {
     pub voice_packets_lost: u64,
     /// Interarrival jitter (RFC 3550 section 6.4.1).
     pub jitter: Duration,
+    /// Messages that a stream did not take in time and that were dropped (voice, reports).
+    pub stale_messages: u64,
     /// Datagrams and stream writes sent, everything included.
     pub datagrams_sent: u64,
     /// Bytes in them, without IP and UDP headers.

@@ -281,7 +281,7 @@ impl World {
                     let trips = if transport == RelayTransport::Tls { 2 } else { 1 };
                     self.push(self.now + self.delay * trips, Occurrence::StreamOpened(end, relay));
                 }
-                Output::WriteStream { relay, bytes } => {
+                Output::WriteStream { relay, bytes, .. } => {
                     let (from, to) = (self.ends[end].bases[0], self.relays[0].address);
                     let datagram = Datagram { from, to, bytes: bytes.clone() };
                     self.ends[end].sent.push((self.now, datagram));

@@ -349,7 +349,9 @@ impl LegTask {
                 Output::OpenStream { relay, server, transport } => {
                     self.streams.open(relay, server, transport);
                 }
-                Output::WriteStream { relay, bytes } => self.streams.write(relay, bytes),
+                Output::WriteStream { relay, bytes, useless_from } => {
+                    self.streams.write(relay, bytes, useless_from);
+                }
                 Output::CloseStream { relay } => self.streams.close(relay),
                 Output::Audio(packet) => self.deliver(VoiceMessage::Packet(packet)),
                 Output::Feedback(bytes) => match Feedback::decode(&bytes) {
@@ -408,6 +410,7 @@ impl LegTask {
         let now = Instant::now();
         if now.saturating_duration_since(self.published) >= STATISTICS_INTERVAL {
             self.published = now;
+            self.session.set_stale_messages(self.streams.dropped());
             self.statistics.send_replace(self.session.statistics());
         }
     }

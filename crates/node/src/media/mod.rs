@@ -13,6 +13,7 @@ mod interfaces;
 mod leg;
 mod sockets;
 mod streams;
+mod unsent;
 
 use std::{io, net::SocketAddr, sync::Arc, time::Instant};
 

@@ -1,24 +1,28 @@
 //! The TCP and TLS connections of a leg to its relays: one task each, bounded queues.
 
-use std::{collections::BTreeMap, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    io,
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
 
 use bytes::{Bytes, BytesMut};
-use cooee_media::session::{RelayId, RelayTransport};
+use cooee_media::session::{FreshQueue, RelayId, RelayTransport};
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
-    sync::mpsc,
+    sync::{Notify, mpsc},
     task::JoinHandle,
     time::timeout,
 };
 use tokio_rustls::TlsConnector;
 
+use super::unsent::LittleUnsent;
 use crate::transport::{ProxyConfig, connect_tcp};
 
-/// Writes that wait for one connection at most (chosen: 2.5 s of voice; older voice is useless, so
-/// the newest is dropped and the peer's concealment does the rest).
-const WRITES_MAX: usize = 128;
 /// Pieces read that wait for the leg at most; then the connection waits (TCP pushes back).
 const READS_MAX: usize = 256;
 const READ_BYTES: usize = 4_096;
@@ -33,8 +37,53 @@ pub(super) enum StreamEvent {
     Closed,
 }
 
+/// What waits for one connection.
+#[derive(Default)]
+struct Waiting {
+    queue: Mutex<Queue>,
+    changed: Notify,
+}
+
+#[derive(Default)]
+struct Queue {
+    fresh: FreshQueue,
+    /// Nothing more comes.
+    ended: bool,
+}
+
+impl Waiting {
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        // A push or a pop that panicked left a queue that is still a queue.
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn push(&self, message: Vec<u8>, useless_from: Option<Instant>) {
+        self.lock().fresh.push(message, useless_from);
+        self.changed.notify_one();
+    }
+
+    fn end(&self) {
+        self.lock().ended = true;
+        self.changed.notify_one();
+    }
+
+    /// The next message worth sending; `None` at the end.
+    async fn next(&self) -> Option<Vec<u8>> {
+        loop {
+            {
+                let mut queue = self.lock();
+                let message = queue.fresh.pop(Instant::now());
+                if message.is_some() || queue.ended {
+                    return message;
+                }
+            }
+            self.changed.notified().await;
+        }
+    }
+}
+
 struct Stream {
-    writes: mpsc::Sender<Vec<u8>>,
+    waiting: Arc<Waiting>,
     task: JoinHandle<()>,
 }
 
@@ -44,6 +93,8 @@ pub(super) struct Streams {
     open: BTreeMap<RelayId, Stream>,
     sender: mpsc::Sender<(RelayId, StreamEvent)>,
     receiver: mpsc::Receiver<(RelayId, StreamEvent)>,
+    /// By connections that are gone.
+    dropped: u64,
 }
 
 impl Drop for Streams {
@@ -57,7 +108,7 @@ impl Drop for Streams {
 impl Streams {
     pub(super) fn new(tls: Option<Arc<ClientConfig>>, proxy: ProxyConfig) -> Self {
         let (sender, receiver) = mpsc::channel(READS_MAX);
-        Self { tls, proxy, open: BTreeMap::new(), sender, receiver }
+        Self { tls, proxy, open: BTreeMap::new(), sender, receiver, dropped: 0 }
     }
 
     /// What happened next on any connection. Cancel safe; the sender lives as long as this.
@@ -66,34 +117,42 @@ impl Streams {
     }
 
     pub(super) fn open(&mut self, id: RelayId, server: SocketAddr, transport: RelayTransport) {
-        let (writes, queue) = mpsc::channel(WRITES_MAX);
+        let waiting = Arc::new(Waiting::default());
+        let queue = waiting.clone();
         let events = self.sender.clone();
         let tls = (transport == RelayTransport::Tls).then(|| self.tls.clone());
         let proxy = self.proxy.clone();
         let task = tokio::spawn(async move {
-            if let Err(error) = run(id, (server, &proxy), tls, queue, &events).await {
+            if let Err(error) = run(id, (server, &proxy), tls, &queue, &events).await {
                 tracing::debug!(%server, %error, "connection to a relay ended");
             }
             // If the leg is gone nobody wants to know.
             let _ = events.send((id, StreamEvent::Closed)).await;
         });
-        if let Some(old) = self.open.insert(id, Stream { writes, task }) {
+        if let Some(old) = self.open.insert(id, Stream { waiting, task }) {
+            self.dropped += old.waiting.lock().fresh.dropped();
             old.task.abort();
         }
     }
 
-    pub(super) fn write(&self, id: RelayId, bytes: Vec<u8>) {
+    /// One whole message, not to be sent any more once it is useless.
+    pub(super) fn write(&self, id: RelayId, message: Vec<u8>, useless_from: Option<Instant>) {
         if let Some(stream) = self.open.get(&id) {
-            // Full or closed: voice that cannot leave now is lost.
-            let _ = stream.writes.try_send(bytes);
+            stream.waiting.push(message, useless_from);
         }
+    }
+
+    /// Messages dropped so far because a connection did not take them in time.
+    pub(super) fn dropped(&self) -> u64 {
+        let open = self.open.values().map(|stream| stream.waiting.lock().fresh.dropped());
+        self.dropped + open.sum::<u64>()
     }
 
     /// Lets what was written leave, then closes.
     pub(super) fn close(&mut self, id: RelayId) {
         if let Some(stream) = self.open.remove(&id) {
-            // The queue's end makes the task flush and finish.
-            drop(stream.writes);
+            self.dropped += stream.waiting.lock().fresh.dropped();
+            stream.waiting.end();
         }
     }
 }
@@ -102,12 +161,13 @@ async fn run(
     id: RelayId,
     (server, proxy): (SocketAddr, &ProxyConfig),
     tls: Option<Option<Arc<ClientConfig>>>,
-    queue: mpsc::Receiver<Vec<u8>>,
+    queue: &Waiting,
     events: &mpsc::Sender<(RelayId, StreamEvent)>,
 ) -> io::Result<()> {
     let connect = connect_tcp(server, proxy);
     let stream = timeout(CONNECT_LIMIT, connect).await?.map_err(io::Error::other)?;
     let local = stream.local_addr()?;
+    let stream = LittleUnsent::new(stream);
     match tls {
         None => carry(id, local, stream, queue, events).await,
         Some(None) => Err(io::Error::new(io::ErrorKind::Unsupported, "no TLS configuration")),
@@ -124,18 +184,18 @@ async fn carry(
     id: RelayId,
     local: SocketAddr,
     stream: impl AsyncRead + AsyncWrite,
-    mut queue: mpsc::Receiver<Vec<u8>>,
+    queue: &Waiting,
     events: &mpsc::Sender<(RelayId, StreamEvent)>,
 ) -> io::Result<()> {
     let (mut reader, mut writer) = tokio::io::split(stream);
     let gone = || io::Error::from(io::ErrorKind::BrokenPipe);
     events.send((id, StreamEvent::Opened(local))).await.map_err(|_| gone())?;
     let write = async {
-        while let Some(bytes) = queue.recv().await {
-            writer.write_all(&bytes).await?;
-            if queue.is_empty() {
-                writer.flush().await?;
-            }
+        while let Some(message) = queue.next().await {
+            // Whole messages: what has begun is finished, however long it takes.
+            writer.write_all(&message).await?;
+            // Only what the network has taken makes place for the next one.
+            writer.flush().await?;
         }
         writer.shutdown().await
     };
@@ -151,3 +211,6 @@ async fn carry(
     };
     tokio::select! { result = write => result, result = read => result }
 }
+
+#[cfg(test)]
+mod tests;
