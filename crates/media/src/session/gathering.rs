@@ -117,7 +117,8 @@ impl MediaSession {
             .map(RelayId)
             .find(|id| !self.relays.contains_key(id))
             .ok_or(SessionError::TooMany("relays"))?;
-        let mut relay = Relay::new(server, local, now);
+        let spares = self.spares_streams(now);
+        let mut relay = Relay::new(server, local, now, spares);
         for remote in &self.remotes {
             relay.permit(now, remote.address.ip());
         }

@@ -403,6 +403,29 @@ impl MediaSession {
         }
     }
 
+    /// The voice has a path that works.
+    fn has_path(&self, now: Instant) -> bool {
+        let media = self.liveness.media.and_then(|number| self.paths.get(number));
+        let works = media.is_some_and(|path| path.is_fresh(now, FRESH_CROWDED));
+        works && !self.liveness.in_trouble(now)
+    }
+
+    /// Whether new streams to relays must wait: their handshakes would take what little room there
+    /// is from a voice that has a path.
+    pub(super) fn spares_streams(&self, now: Instant) -> bool {
+        self.pace.is_scarce() && self.has_path(now)
+    }
+
+    pub(super) fn time_relays(&mut self, now: Instant) {
+        let (has_path, spares) = (self.has_path(now), self.spares_streams(now));
+        for relay in self.relays.values_mut() {
+            if !has_path {
+                relay.hasten(now);
+            }
+            relay.handle_timeout(now, spares);
+        }
+    }
+
     fn want_new_port(&mut self, now: Instant) {
         let kind = self.liveness.media.and_then(|number| self.paths.get(number));
         let direct = kind.is_some_and(|path| path.description.kind == PathKind::Direct);

@@ -299,9 +299,7 @@ impl MediaSession {
 
     /// Time has come, or might have: late, early and stale calls are harmless.
     pub fn handle_timeout(&mut self, now: Instant) {
-        for relay in self.relays.values_mut() {
-            relay.handle_timeout(now);
-        }
+        self.time_relays(now);
         if self.engine.deadline() <= now {
             self.engine.handle_timeout(now);
         }

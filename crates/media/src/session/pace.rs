@@ -59,7 +59,12 @@ impl Pace {
     pub(super) fn is_crowded(&self, now: Instant) -> bool {
         let is_speaking =
             self.voice_at.is_some_and(|at| now.saturating_duration_since(at) < STOPPED);
-        is_speaking && self.voice_bits_per_s.is_some_and(|rate| rate < SCARCE_BITS_PER_S)
+        is_speaking && self.is_scarce()
+    }
+
+    /// Rate control gives the voice little, whether it speaks now or not.
+    pub(super) fn is_scarce(&self) -> bool {
+        self.voice_bits_per_s.is_some_and(|rate| rate < SCARCE_BITS_PER_S)
     }
 
     /// Whether a message of ICE may leave although there is little room.

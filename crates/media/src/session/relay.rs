@@ -8,7 +8,8 @@
 //!
 //! UDP relays start in Allocating. It keeps permissions and channels for the addresses that the
 //! session names, holds back a few datagrams until a permission exists, and tries again after a
-//! failure with growing delays. Sockets and TLS belong to the shell.
+//! failure with delays that double. A TLS handshake is some kilobytes: where the session spares
+//! the way, streams wait. Sockets and TLS belong to the shell.
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -31,8 +32,12 @@ use super::candidate::RelayTransport;
 const HELD_BACK_MAX: usize = 16;
 /// Peer addresses per relay (chosen: twice the candidates of a peer).
 const PEERS_MAX: usize = 32;
-/// Longest wait between two attempts.
+/// Longest wait between two attempts where nothing else works, or by UDP.
 const RETRY_MAX: Duration = Duration::from_secs(30);
+/// The same for a stream while another path works (chosen).
+const RETRY_MAX_IDLE: Duration = Duration::from_secs(256);
+/// A stream that must wait asks again after this.
+const SPARED: Duration = Duration::from_secs(1);
 
 mod client {
     #![allow(missing_docs, unreachable_pub)]
@@ -73,7 +78,7 @@ pub(super) enum RelayOutput {
 enum State {
     Connecting,
     Running(Box<client::TurnClient>),
-    Waiting { until: Instant },
+    Waiting { since: Instant, until: Instant },
     Closed,
 }
 
@@ -97,7 +102,8 @@ pub(super) struct Relay {
 }
 
 impl Relay {
-    pub(super) fn new(server: RelayServer, local: SocketAddr, now: Instant) -> Self {
+    /// A relay that starts at once, unless it needs a stream and the way is to be spared.
+    pub(super) fn new(server: RelayServer, local: SocketAddr, now: Instant, spares: bool) -> Self {
         let mut relay = Self {
             server,
             local,
@@ -112,7 +118,7 @@ impl Relay {
             refuses_ipv4: false,
             wake_at: None,
         };
-        relay.start(now);
+        relay.start_or_wait(now, spares);
         relay
     }
 
@@ -129,6 +135,14 @@ impl Relay {
         self.local = local;
         self.lose_allocation();
         self.start(now);
+    }
+
+    fn start_or_wait(&mut self, now: Instant, spares: bool) {
+        if spares && !self.is_udp() {
+            self.state = State::Waiting { since: now, until: now + SPARED };
+        } else {
+            self.start(now);
+        }
     }
 
     fn start(&mut self, now: Instant) {
@@ -193,17 +207,26 @@ impl Relay {
         self.drive(now);
     }
 
-    pub(super) fn handle_timeout(&mut self, now: Instant) {
+    pub(super) fn handle_timeout(&mut self, now: Instant, spares: bool) {
         match &self.state {
-            State::Waiting { until } if *until <= now => self.start(now),
+            State::Waiting { until, .. } if *until <= now => self.start_or_wait(now, spares),
             State::Running(_) => self.drive(now),
             _ => {}
         }
     }
 
+    /// The voice has no other path any more: a stream that waits does so no longer than needed.
+    pub(super) fn hasten(&mut self, now: Instant) {
+        if let State::Waiting { since, until } = &mut self.state {
+            // A stream that waits for room has failed only before.
+            let delay = retry_after(self.failures, RETRY_MAX).min(*until - *since);
+            *until = (*until).min((*since + delay).max(now));
+        }
+    }
+
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         match &self.state {
-            State::Waiting { until } => Some(*until),
+            State::Waiting { until, .. } => Some(*until),
             State::Running(_) => self.wake_at,
             State::Connecting | State::Closed => None,
         }
@@ -333,8 +356,9 @@ impl Relay {
     fn fail(&mut self, now: Instant) {
         self.lose_allocation();
         self.failures += 1;
-        let delay = Duration::from_secs(1 << self.failures.min(5)).min(RETRY_MAX);
-        self.state = State::Waiting { until: now + delay };
+        let max = if self.is_udp() { RETRY_MAX } else { RETRY_MAX_IDLE };
+        let until = now + retry_after(self.failures, max);
+        self.state = State::Waiting { since: now, until };
     }
 
     fn lose_allocation(&mut self) {
@@ -349,4 +373,9 @@ impl Relay {
         let since = now.saturating_duration_since(self.epoch);
         TurnInstant::from_nanos(i64::try_from(since.as_nanos()).unwrap_or(i64::MAX))
     }
+}
+
+/// The wait after so many failures in a row.
+fn retry_after(failures: u32, max: Duration) -> Duration {
+    Duration::from_secs(1 << failures.min(8)).min(max)
 }

@@ -123,6 +123,53 @@ fn without_udp_the_voice_goes_through_a_relay_over_tcp_and_back_to_udp_when_that
 }
 
 #[test]
+fn where_room_is_little_no_stream_is_opened_until_the_voice_needs_it() {
+    let kinds = [NatKind::PortRestricted, NatKind::PortRestricted];
+    let mut world = world(kinds, &[UDP, UDP], 2);
+    connect(&mut world);
+    world.run_ms(1_000);
+    world.ends[0].session.set_voice_rate(12_000);
+    let relay = world.add_relay_node();
+    world.use_relay(0, relay, RelayTransport::Tls);
+    world.run_ms(60_000);
+    assert_eq!(world.ends[0].opened, [], "UDP works");
+    assert_talking(&mut world);
+    world.ends[0].nat.udp_blocked = true;
+    let by_stream = |world: &World| world.kind(0) == Some(PathKind::RelayedTls);
+    let until = world.now + Duration::from_secs(8);
+    assert!(world.run_until(until, by_stream), "{:?}", world.ends[0].opened);
+    world.run_ms(2_000);
+    assert_talking(&mut world);
+}
+
+#[test]
+fn a_stream_that_fails_is_tried_ever_more_rarely_while_the_voice_has_another_path() {
+    let kinds = [NatKind::PortRestricted, NatKind::PortRestricted];
+    let mut world = world(kinds, &[UDP, UDP], 2);
+    connect(&mut world);
+    let relay = world.add_relay_node();
+    world.dead.insert(relay.ip());
+    world.use_relay(0, relay, RelayTransport::Tls);
+    let mut tries = Vec::new();
+    while tries.len() < 10 {
+        let opened = |world: &World| world.ends[0].opened.len() > tries.len();
+        let until = world.now + Duration::from_secs(300);
+        assert!(world.run_until(until, opened), "given up after {}", tries.len());
+        let (at, id) = *world.ends[0].opened.last().unwrap();
+        tries.push(at);
+        world.ends[0].session.handle_stream_closed(at, id);
+        world.drain(0);
+    }
+    let waits: Vec<_> = tries.windows(2).map(|pair| (pair[1] - pair[0]).as_secs()).collect();
+    assert_eq!(waits, [2, 4, 8, 16, 32, 64, 128, 256, 256]);
+    // Without any path, not so rarely.
+    world.ends[0].nat.udp_blocked = true;
+    let opened = |world: &World| world.ends[0].opened.len() > tries.len();
+    let until = world.now + Duration::from_secs(35);
+    assert!(world.run_until(until, opened), "the voice has no path");
+}
+
+#[test]
 fn while_it_rings_only_relays_are_used_and_the_answer_finds_the_voice_ready() {
     let kinds = [NatKind::PortRestricted, NatKind::PortRestricted];
     let mut world = world(kinds, &[UDP, UDP], 2);

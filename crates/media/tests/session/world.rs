@@ -64,6 +64,8 @@ pub(crate) struct End {
     pub(crate) events: Vec<(Instant, SessionEvent)>,
     pub(crate) sent: Vec<(Instant, Datagram)>,
     streams: BTreeMap<RelayId, (usize, SocketAddr)>,
+    /// When streams to relays were opened.
+    pub(crate) opened: Vec<(Instant, RelayId)>,
     wake: Instant,
 }
 
@@ -122,6 +124,7 @@ impl World {
                     events: Vec::new(),
                     sent: Vec::new(),
                     streams: BTreeMap::new(),
+                    opened: Vec::new(),
                     wake: start,
                 }
             })
@@ -272,6 +275,7 @@ impl World {
                     self.emit(end, datagram, ttl);
                 }
                 Output::OpenStream { relay, server, transport } => {
+                    self.ends[end].opened.push((self.now, relay));
                     let node = self.relays.iter().position(|node| node.address == server).unwrap();
                     let local = SocketAddr::from((
                         [198, 51, 100, end as u8 + 1],
