@@ -12,7 +12,7 @@ use std::{
 use bytes::Bytes;
 use cooee_media::{
     VoicePacket,
-    session::{PathKind, RelayServer, RelayTransport, SessionEvent},
+    session::{PathDescription, PathKind, RelayServer, RelayTransport, SessionEvent},
 };
 use cooee_node::{
     audio::link::{AudioEnd, VoiceMessage, voice_link},
@@ -121,6 +121,8 @@ type Events = Arc<Mutex<Vec<(Instant, SessionEvent)>>>;
 struct Side {
     leg: Arc<MediaLeg>,
     audio: AudioEnd,
+    /// Of which the voice was told.
+    paths: Vec<PathDescription>,
     events: Events,
     _endpoint: UdpEndpoint,
 }
@@ -149,7 +151,13 @@ async fn pair(configs: [MediaLegConfig; 2]) -> (Vec<Side>, Vec<JoinHandle<()>>) 
         let (audio, reader, writer) = voice_link().unwrap();
         leg.attach_voice(reader, writer).await.unwrap();
         let events = Events::default();
-        sides.push(Side { leg: Arc::new(leg), audio, events, _endpoint: endpoint });
+        sides.push(Side {
+            leg: Arc::new(leg),
+            audio,
+            paths: Vec::new(),
+            events,
+            _endpoint: endpoint,
+        });
         queues.push(queue);
     }
     for index in 0..2 {
@@ -218,10 +226,15 @@ async fn talk(sides: &mut [Side], first: u16, packets: u16) -> [(usize, Duration
                 sides[index].audio.wake();
             }
             while let Some((at, message)) = sides[index].audio.receive() {
-                if matches!(message, VoiceMessage::Packet(_)) {
-                    heard[index] += 1;
-                    silence[index] = silence[index].max(at.saturating_duration_since(last[index]));
-                    last[index] = at;
+                match message {
+                    VoiceMessage::Packet(_) => {
+                        heard[index] += 1;
+                        let silent = at.saturating_duration_since(last[index]);
+                        silence[index] = silence[index].max(silent);
+                        last[index] = at;
+                    }
+                    VoiceMessage::Path(path) => sides[index].paths.push(path),
+                    _ => {}
                 }
             }
         }
@@ -316,5 +329,8 @@ async fn the_kill_of_a_relay_is_hardly_heard() {
         assert!(packets >= 100, "{after:?}");
         assert!(silence < Duration::from_secs(2), "{after:?}");
     }
+    // Rate control must know that what it learnt of the old path is old.
+    let told = &sides[0].paths;
+    assert!(told.contains(&path) && told.last() != Some(&path), "{told:?}");
     std::io::stdout().flush().unwrap();
 }

@@ -113,11 +113,10 @@ impl RateControl {
     }
 
     /// Forgets what was learnt of the path, but not that there was little room: the narrowest
-    /// place is mostly one's own access, which all paths share. Where it is not, the rate grows as
-    /// fast as at the start.
+    /// place is mostly one's own access, which all paths share. Where it is not, the rate soon
+    /// grows as fast as at the start.
     pub fn path_changed(&mut self) {
-        let start = self.start.min(self.path.rate() as u32);
-        self.path = PathEstimator::new(start);
+        self.path = self.path.for_another_path(self.start);
         self.severity = Severity::None;
         self.better_since = None;
         self.replan();
@@ -218,6 +217,27 @@ mod tests {
         // And where the new path has room it is used within seconds.
         reports(&mut control, begin, 600..1_600, (0.0, 1));
         assert!(control.wire_bits_per_s() >= config.wire_bits_per_s_start);
+    }
+
+    #[test]
+    fn a_longer_way_is_no_queue_and_a_shorter_one_is_soon_used() {
+        let config = VoiceConfig::default();
+        let mut control = RateControl::new(&config);
+        let begin = Instant::now();
+        reports(&mut control, begin, 0..300, (0.0, 1));
+        // By a relay the way is 120 ms longer than the least that the receiver remembers.
+        control.path_changed();
+        let before = control.wire_bits_per_s();
+        reports(&mut control, begin, 300..900, (120.0, 1));
+        assert!(control.wire_bits_per_s() >= before, "{} of {before}", control.wire_bits_per_s());
+        // A queue that drops is left there too, and does not rule the next path.
+        reports(&mut control, begin, 900..1_300, (254.0, 8));
+        let slow = control.wire_bits_per_s();
+        assert!(slow < before / 3, "{slow} bit/s into a full queue");
+        control.path_changed();
+        assert!(control.wire_bits_per_s() <= slow);
+        reports(&mut control, begin, 1_300..2_500, (0.0, 1));
+        assert!(control.wire_bits_per_s() >= before, "{} of {before}", control.wire_bits_per_s());
     }
 
     #[test]

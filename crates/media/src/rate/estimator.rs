@@ -8,43 +8,20 @@
 
 use std::time::{Duration, Instant};
 
-use super::Feedback;
+use super::{
+    Feedback,
+    window::{Told, WINDOW_MS, WINDOW_PACKETS, Window},
+};
 
 /// Packets whose sending is remembered: 2.5 s of 10 ms frames.
 const SENT: usize = 256;
-
-/// Least queueing delay of a window from which the queue counts as standing, in ms. Chosen: two
-/// to three packets; a user notices from about 100 ms on.
-const STANDING_MS: f64 = 25.0;
-
-/// On slow paths a packet alone takes longer than that: there the time of this many bits counts.
-const STANDING_BITS: f64 = 600.0;
 
 /// A queue of at least this many ms all through a window kept the path busy: what got through then
 /// is what the path can carry.
 const BUSY_MS: f64 = 15.0;
 
-/// Jitter lifts even the least delay of a window. What counts as standing is higher by this many
-/// mean deviations of the delay from its own trend; a queue without jitter has next to none.
-const STANDING_DEVIATIONS: f64 = 2.0;
-
-/// Share of the standing queue below which the rate may rise.
-const CLEAR_SHARE: f64 = 0.4;
-
-/// Packets looked back on, in ms of sending and in number at most and least.
-const WINDOW_MS: f64 = 800.0;
-const WINDOW_PACKETS: usize = 96;
-const WINDOW_PACKETS_MIN: usize = 5;
-
 /// Delay that no change of ours changes is forgotten at this rate.
 const FOREIGN_KEPT_PER_S: f64 = 0.97;
-
-/// Loss that is never random: no redundancy makes up for it. A queue that has been full for longer
-/// than receivers remember the least transit shows no delay any more, only this.
-const LOST_MAX: f64 = 0.75;
-
-/// Longest delay that a report can tell, in ms.
-const QUEUEING_MS_MAX: f64 = 254.0;
 
 /// Factor on the rate that got through, when the queue stands.
 const DECREASE: f64 = 0.93;
@@ -62,6 +39,11 @@ const DRAIN_SMALL: f64 = 0.95;
 const INCREASE_PER_S_START: f64 = 1.5;
 const INCREASE_PER_S: f64 = 1.08;
 const INCREASE_PER_S_LOW: f64 = 1.015;
+
+/// The same on another path, up to so much more than the old one carried: mostly it is the same
+/// narrow place.
+const INCREASE_PER_S_DOUBT: f64 = 1.15;
+const DOUBT: f64 = 1.5;
 
 /// Bit/s below which more than was proven is tried with care: there a queue is deep at once.
 const LOW: f64 = 16_000.0;
@@ -100,86 +82,6 @@ const REORDERED: u16 = 2;
 const RATE_MIN: f64 = 9_600.0;
 const RATE_MAX: f64 = 192_000.0;
 
-/// One packet of which a report told.
-#[derive(Clone, Copy, Debug, Default)]
-struct Told {
-    sent_ms: f64,
-    wire_bytes: usize,
-    queueing_ms: Option<f64>,
-}
-
-/// What the packets of the last [`WINDOW_MS`] say together.
-#[derive(Clone, Copy, Debug, PartialEq)]
-struct Window {
-    least_ms: f64,
-    mean_ms: f64,
-    /// Milliseconds of queue per millisecond of sending.
-    slope: f64,
-    /// Mean absolute deviation from that line.
-    deviation_ms: f64,
-    lost: f64,
-    /// Bit/s that arrived.
-    through: f64,
-}
-
-impl Window {
-    /// Of the packets told of, oldest first.
-    fn of<'t>(told: impl Iterator<Item = &'t Told> + Clone, newest_ms: f64) -> Option<Self> {
-        let told = || told.clone().filter(|t| newest_ms - t.sent_ms <= WINDOW_MS);
-        let arrived = || told().filter_map(|t| Some((t.sent_ms - newest_ms, t.queueing_ms?)));
-        let count = arrived().count() as f64;
-        if told().count() < WINDOW_PACKETS_MIN || count < 2.0 {
-            return None;
-        }
-        let (x_mean, y_mean) =
-            arrived().fold((0.0, 0.0), |(x, y), (ax, ay)| (x + ax / count, y + ay / count));
-        let spread: f64 = arrived().map(|(x, _)| (x - x_mean).powi(2)).sum();
-        let both: f64 = arrived().map(|(x, y)| (x - x_mean) * (y - y_mean)).sum();
-        let slope = if spread < 1.0 { 0.0 } else { both / spread };
-        let (mut first_ms, mut last_ms, mut bytes) = (f64::INFINITY, f64::NEG_INFINITY, 0.0);
-        for told in told() {
-            let Some(queueing_ms) = told.queueing_ms else { continue };
-            // What came first only marks when the counting starts.
-            bytes += if first_ms.is_finite() { told.wire_bytes as f64 } else { 0.0 };
-            first_ms = first_ms.min(told.sent_ms + queueing_ms);
-            last_ms = last_ms.max(told.sent_ms + queueing_ms);
-        }
-        let off = |(x, y): (f64, f64)| (y - y_mean - slope * (x - x_mean)).abs();
-        Some(Self {
-            least_ms: arrived().map(|(_, y)| y).fold(f64::INFINITY, f64::min),
-            mean_ms: y_mean,
-            slope,
-            deviation_ms: arrived().map(off).sum::<f64>() / count,
-            lost: 1.0 - count / told().count() as f64,
-            through: bytes * 8e3 / (last_ms - first_ms).max(1.0),
-        })
-    }
-
-    /// Least delay from which the queue counts as standing, at `rate` bit/s.
-    fn standing_ms(&self, foreign_ms: f64, rate: f64) -> f64 {
-        let least_ms = STANDING_MS.max(STANDING_BITS * 1e3 / rate);
-        least_ms + STANDING_DEVIATIONS * self.deviation_ms + foreign_ms
-    }
-
-    fn is_clear(&self, foreign_ms: f64, rate: f64) -> bool {
-        let clear_ms = foreign_ms + self.standing_ms(0.0, rate) * CLEAR_SHARE;
-        self.least_ms < clear_ms && !self.is_saturated()
-    }
-
-    fn is_saturated(&self) -> bool {
-        self.least_ms >= QUEUEING_MS_MAX
-    }
-
-    fn is_congested(&self, foreign_ms: f64, rate: f64) -> bool {
-        // A queue that grows fast needs no window's time to be known, nor one that drops.
-        let standing_ms = self.standing_ms(foreign_ms, rate);
-        let growing = self.slope > 0.15 && self.mean_ms > standing_ms;
-        // What somebody else's queue was taken for is no excuse for one beyond all telling.
-        let full = self.is_saturated() || self.lost > LOST_MAX;
-        self.least_ms > standing_ms || full || (self.lost > 0.08 && growing)
-    }
-}
-
 /// The state.
 #[derive(Clone, Debug)]
 pub(super) struct PathEstimator {
@@ -188,6 +90,10 @@ pub(super) struct PathEstimator {
     rate: f64,
     /// Bit/s that got through when the path was last full.
     capacity: Option<f64>,
+    /// The same of the path before, until this one has carried clearly more.
+    doubted: Option<f64>,
+    /// Nothing is known yet of the delay that the path has.
+    is_new: bool,
     probe_after: Duration,
     probe_at: Option<Instant>,
     drain_until: Option<Instant>,
@@ -225,6 +131,8 @@ impl PathEstimator {
             counted: None,
             rate: f64::from(rate).clamp(RATE_MIN, RATE_MAX),
             capacity: None,
+            doubted: None,
+            is_new: false,
             probe_after: PROBE_AFTER,
             probe_at: None,
             drain_until: None,
@@ -251,6 +159,17 @@ impl PathEstimator {
             playout_delay_ms: 0.0,
             capture_delay_ms: 0.0,
         }
+    }
+
+    /// What to think of another path: `start` unless less was used, and doubts about more than the
+    /// old one carried.
+    pub(super) fn for_another_path(&self, start: u32) -> Self {
+        let mut other = Self::new(start.min(self.rate() as u32));
+        other.doubted = self.capacity.or(self.doubted);
+        other.is_new = true;
+        (other.playout_delay_ms, other.capture_delay_ms) =
+            (self.playout_delay_ms, self.capture_delay_ms);
+        other
     }
 
     /// Notes a packet sent, with its length on the wire.
@@ -293,18 +212,18 @@ impl PathEstimator {
             if self.counted.is_some_and(|c| sequence.wrapping_sub(c) as i16 <= 0) {
                 continue;
             }
+            // Sent by the path before.
+            let Some((sent, wire_bytes)) = self.find(sequence) else { continue };
             // What a full queue drops is no reason for redundancy, which would fill it more.
             if !self.congested || queueing.is_some() {
                 self.count(queueing.is_none());
             }
             let queueing_ms = queueing.map(f64::from);
-            if let Some((sent, wire_bytes)) = self.find(sequence) {
-                let since = *self.first_sent.get_or_insert(sent);
-                let sent_ms = sent.saturating_duration_since(since).as_secs_f64() * 1e3;
-                self.told[self.told_next] = Told { sent_ms, wire_bytes, queueing_ms };
-                self.told_next = (self.told_next + 1) % WINDOW_PACKETS;
-                self.told_len = (self.told_len + 1).min(WINDOW_PACKETS);
-            }
+            let since = *self.first_sent.get_or_insert(sent);
+            let sent_ms = sent.saturating_duration_since(since).as_secs_f64() * 1e3;
+            self.told[self.told_next] = Told { sent_ms, wire_bytes, queueing_ms };
+            self.told_next = (self.told_next + 1) % WINDOW_PACKETS;
+            self.told_len = (self.told_len + 1).min(WINDOW_PACKETS);
             sum_ms += queueing_ms.unwrap_or(0.0);
             arrived += f64::from(u8::from(queueing.is_some()));
         }
@@ -326,6 +245,11 @@ impl PathEstimator {
     }
 
     fn adapt(&mut self, now: Instant, window: Window, seconds: f64, using: f64) {
+        if std::mem::take(&mut self.is_new) {
+            // Receivers tell of delays above the least that they remember, the old path's: a
+            // longer way looks like a queue until that is forgotten.
+            self.foreign_ms = window.least_ms;
+        }
         let held = self.hold_until.is_some_and(|until| now < until);
         // Trying more than was proven ends at the first sign of a queue.
         let full = self.capacity.is_some_and(|capacity| self.rate > capacity);
@@ -361,7 +285,12 @@ impl PathEstimator {
 
     fn grow(&mut self, now: Instant, seconds: f64) {
         let Some(capacity) = self.capacity else {
-            self.rate *= INCREASE_PER_S_START.powf(seconds);
+            self.doubted = self.doubted.filter(|carried| self.rate < carried * DOUBT);
+            let growth = match self.doubted {
+                Some(_) => INCREASE_PER_S_DOUBT,
+                None => INCREASE_PER_S_START,
+            };
+            self.rate *= growth.powf(seconds);
             return;
         };
         let full = capacity * FILL;
@@ -406,6 +335,7 @@ impl PathEstimator {
                 // A probe's small queue is gone soon, without that being heard.
                 let small = as_before && window.mean_ms < SMALL_MS + self.foreign_ms;
                 self.capacity = Some(through);
+                self.doubted = None;
                 self.rate = self.rate.min(window.through * DECREASE);
                 self.drain_until = now.checked_add(DRAIN_MAX);
                 self.drain = if small { DRAIN_SMALL } else { DRAIN };

@@ -12,6 +12,7 @@ mod estimator;
 pub mod feedback;
 pub mod log;
 mod plan;
+mod window;
 
 pub use control::RateControl;
 pub use feedback::{Feedback, FeedbackError};

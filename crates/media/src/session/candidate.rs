@@ -111,6 +111,26 @@ pub enum PathKind {
 }
 
 impl PathKind {
+    /// Header bytes of each voice packet by this path on this side's access, towards a peer of that
+    /// address: SRTP's 28 (RTP and tag) and
+    ///
+    /// | path | headers |
+    /// | --- | --- |
+    /// | UDP | IP, UDP 8 |
+    /// | relay over UDP | and ChannelData 4 |
+    /// | relay over TCP | IP, TCP with time stamps 32, Send indication 36 or 48 |
+    /// | relay over TLS | and TLS record 22 |
+    pub fn overhead_bytes(self, peer_is_ipv4: bool) -> usize {
+        let (ip, indication) = if peer_is_ipv4 { (20, 36) } else { (40, 48) };
+        let below = match self {
+            Self::Direct | Self::RelayedByPeer | Self::RelayedTcpByPeer => 8,
+            Self::RelayedUdp => 8 + 4,
+            Self::RelayedTcp => 32 + indication,
+            Self::RelayedTls => 32 + indication + 22,
+        };
+        28 + ip + below
+    }
+
     /// Milliseconds of round trip that a path of this kind must be faster by to be preferred
     /// over a direct one (chosen: a relay costs its owner bandwidth, TCP stalls on loss).
     pub(crate) fn handicap_ms(self) -> u64 {

@@ -22,6 +22,7 @@ use std::{
 use cooee_media::{
     codec::CodecError,
     processing::{ProcessingConfig, Processor},
+    session::PathDescription,
     voice::{ReceiverStatistics, SenderStatistics, VoiceConfig, VoiceReceiver, VoiceSender},
 };
 use rtrb::{Consumer, Producer, RingBuffer};
@@ -124,6 +125,7 @@ struct Mouth {
     dtmf: DtmfPlayer,
     /// The rate of which the network side was told last.
     told_bits_per_s: u32,
+    path: Option<PathDescription>,
 }
 
 struct Echo {
@@ -147,6 +149,7 @@ impl CallPath {
                 link,
                 dtmf: DtmfPlayer::new(),
                 told_bits_per_s: 0,
+                path: None,
             },
             receiver: VoiceReceiver::new(sound.receiver)?,
             shared,
@@ -188,6 +191,7 @@ impl SoundPath for CallPath {
                 VoiceMessage::Feedback(feedback) => {
                     self.mouth.sender.handle_feedback(now, &feedback);
                 }
+                VoiceMessage::Path(path) => self.mouth.take_path(path),
                 VoiceMessage::Rate(_) => {}
             }
         }
@@ -249,6 +253,18 @@ impl SoundPath for CallPath {
 }
 
 impl Mouth {
+    /// What rate control learnt of one path does not hold on the next.
+    fn take_path(&mut self, path: PathDescription) {
+        let old = self.path.replace(path);
+        if old == Some(path) {
+            return;
+        }
+        if old.is_some() {
+            self.sender.path_changed();
+        }
+        self.sender.set_overhead_bytes(path.kind.overhead_bytes(path.remote.is_ipv4()));
+    }
+
     fn say(&mut self, now: Instant, held: bool, muted: bool, block: &mut [f32; BLOCK_SAMPLES]) {
         if held {
             self.sender.skip(block.len());

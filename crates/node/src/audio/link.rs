@@ -16,7 +16,7 @@ use std::{
     time::Instant,
 };
 
-use cooee_media::{VoicePacket, rate::Feedback};
+use cooee_media::{VoicePacket, rate::Feedback, session::PathDescription};
 use rtrb::{Consumer, Producer, RingBuffer};
 use tokio::net::UnixStream as WakeReceiver;
 
@@ -32,6 +32,8 @@ pub enum VoiceMessage {
     Feedback(Feedback),
     /// Towards the network alone: what rate control lets the voice have on the wire, in bit/s.
     Rate(u32),
+    /// Towards the audio thread alone: the voice leaves by this path from now on.
+    Path(PathDescription),
 }
 
 /// The audio thread's end.

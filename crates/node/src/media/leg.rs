@@ -239,7 +239,12 @@ impl LegTask {
             }
             Some(Command::RevealAddresses) => self.session.reveal_addresses(now),
             Some(Command::AddRelay(relay)) => self.add_relay(now, relay),
-            Some(Command::AttachVoice(reader, writer)) => self.voice = Some((reader, writer)),
+            Some(Command::AttachVoice(reader, writer)) => {
+                self.voice = Some((reader, writer));
+                if let Some(path) = self.session.statistics().path {
+                    self.deliver(VoiceMessage::Path(path));
+                }
+            }
             Some(Command::Hold(hold)) => {
                 self.hold = hold;
                 self.session.set_hold(now, hold);
@@ -378,6 +383,9 @@ impl LegTask {
                 self.restart(now);
             }
             SessionEvent::Refused | SessionEvent::Closed => self.ended = true,
+            SessionEvent::Connected { path, .. } | SessionEvent::PathChanged(path) => {
+                self.deliver(VoiceMessage::Path(*path));
+            }
             _ => {}
         }
         self.tell(event);
