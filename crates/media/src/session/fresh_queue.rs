@@ -1,15 +1,15 @@
 //! What waits for a stream (TCP, TLS): old voice is dropped, not delayed.
 //!
 //! A reliable stream keeps every byte that it was given, so the only place to drop is before it.
-//! The shell pushes whole messages here and pops one whenever the kernel has sent nearly all that it
-//! has; what became useless meanwhile never goes out. Control messages stay: they are few, and
-//! their senders wait for the answer. Bound: 128 messages. Then the oldest that may be dropped gives
-//! way; if there is none, the new one is lost, and its sender's timer brings it again.
+//! The shell pushes whole messages here and pops one whenever the kernel has sent nearly all that
+//! it has; what became useless meanwhile never goes out. Control messages stay: they are few, and
+//! their senders wait for the answer. Bound: 128 messages. Then the oldest that may be dropped
+//! gives way; if there is none, the new one is lost, and its sender's timer brings it again.
 
 use std::{collections::VecDeque, time::Instant};
 
-/// Messages held at most (chosen: 1.2 s of voice in packets of 10 ms; what may be dropped is useless
-/// long before).
+/// Messages held at most (chosen: 1.2 s of voice in packets of 10 ms; what may be dropped is
+/// useless long before).
 const MESSAGES_MAX: usize = 128;
 
 /// The queue.
