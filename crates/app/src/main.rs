@@ -18,6 +18,7 @@ use std::{io, num::NonZero, process::ExitCode, time::Duration};
 
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
+use cooee_node::audio::ScratchHeap;
 use tracing_subscriber::EnvFilter;
 
 use crate::{
@@ -28,6 +29,10 @@ use crate::{
     output::Output,
     profile::ProfileArgs,
 };
+
+/// The audio thread gets what sound processing asks for from memory set aside for it.
+#[global_allocator]
+static HEAP: ScratchHeap<std::alloc::System> = ScratchHeap(std::alloc::System);
 
 /// How long background work may take to end after the command is done.
 const SHUTDOWN_PATIENCE: Duration = Duration::from_millis(500);

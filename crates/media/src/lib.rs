@@ -12,6 +12,7 @@ pub mod packet;
 pub mod processing;
 pub mod rate;
 pub mod resample;
+pub mod scratch;
 pub mod session;
 pub mod voice;
 

@@ -1,5 +1,6 @@
 //! The audio path asks the allocator for nothing once a call runs.
 //!
+//! The program's allocator is in place, and counted is what it passes on to the system.
 //! A counting allocator counts what this one test thread asks for between two marks; C code inside
 //! libopus is not seen by it, but takes its memory at construction (its encoder and decoder are
 //! created with all their state and use the stack otherwise).
@@ -15,6 +16,8 @@ use std::{
 use cooee_media::{
     VoicePacket,
     mixer::Mixer,
+    processing::{ProcessingConfig, Processor},
+    scratch::ScratchHeap,
     voice::{VoiceConfig, VoiceReceiver, VoiceSender},
 };
 
@@ -49,7 +52,7 @@ unsafe impl GlobalAlloc for Counting {
 }
 
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
+static ALLOCATOR: ScratchHeap<Counting> = ScratchHeap(Counting);
 
 /// Runs `work` and returns how often it asked the allocator.
 fn allocations(work: impl FnOnce()) -> u64 {
@@ -118,4 +121,94 @@ fn mixing_never_allocates() {
     let slices: [&[f32]; 8] = std::array::from_fn(|i| &inputs[i][..]);
     mixer.mix(&slices, &mut |_, _| {});
     assert_eq!(allocations(|| mixer.mix(&slices, &mut |_, _| {})), 0);
+}
+
+/// Noise and a voice-like sound, loud and silent by turns.
+fn spoken(block: u64, pitch: f32, noise: f32) -> [f32; 240] {
+    let mut state = block.wrapping_mul(6_364_136_223_846_793_005) as u32;
+    std::array::from_fn(|i| {
+        let t = (block * 240 + i as u64) as f32 / 48_000.0;
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        let hiss = ((state >> 8) as f32 / 8_388_608.0 - 1.0) * noise;
+        hiss + (1..12).map(|k| (t * pitch * k as f32).sin() * 0.1).sum::<f32>()
+            * (t * 9.0).sin().max(0.0)
+    })
+}
+
+/// One side of a call, with everything on.
+struct End {
+    sender: VoiceSender,
+    receiver: VoiceReceiver,
+    processor: Processor,
+    /// Packets on their way to this end, and the block in which they come.
+    way: VecDeque<(u64, VoicePacket)>,
+    heard: [f32; 240],
+    clean: [f32; 480],
+    pitch: f32,
+}
+
+impl End {
+    fn new(pitch: f32) -> Self {
+        Self {
+            sender: VoiceSender::new(VoiceConfig::default()).unwrap(),
+            receiver: VoiceReceiver::new(VoiceConfig::default()).unwrap(),
+            processor: Processor::new(ProcessingConfig::default()),
+            way: VecDeque::with_capacity(1_000),
+            heard: [0.0; 240],
+            clean: [0.0; 480],
+            pitch,
+        }
+    }
+
+    /// 5 ms: the microphone hears the near voice, the room, and the loudspeaker.
+    fn run(&mut self, now: Instant, block: u64, noise: f32, other: &mut Self) {
+        let mut microphone = spoken(block, self.pitch, noise);
+        microphone.iter_mut().zip(&self.heard).for_each(|(m, h)| *m += 0.2 * h);
+        self.processor.set_device_delay_ms(20);
+        let clean = &mut self.clean;
+        self.processor.capture(&microphone, &mut |block| clean.copy_from_slice(block));
+        if block % 2 == 1 {
+            self.sender.capture(now, &self.clean, &mut |packet| {
+                if packet.sequence % 13 != 0 {
+                    other.way.push_back((block + 6, packet));
+                }
+            });
+        }
+        while self.way.front().is_some_and(|(at, _)| *at <= block) {
+            let Some((_, packet)) = self.way.pop_front() else { break };
+            self.receiver.handle_packet(now, packet);
+        }
+        self.receiver.playout(now, &mut self.heard);
+        self.processor.render(&self.heard);
+        if let Some(feedback) = self.receiver.poll_feedback(now) {
+            other.sender.handle_feedback(now, &feedback);
+        }
+    }
+}
+
+/// Capture and playout of both ends: loss, an echo, and a room that becomes noisy and quiet
+/// again, so that the suppressor starts and stops.
+#[test]
+fn a_call_with_all_processing_on_never_allocates() {
+    let (mut here, mut there) = (End::new(900.0), End::new(1_300.0));
+    let start = Instant::now();
+    let (warm_up, blocks) = (400, 8_000_u64);
+    let (mut suppressed, mut total) = (0_u64, 0);
+    for block in 0..blocks {
+        let now = start + Duration::from_millis(block * 5);
+        let noise = if (1_000..5_000).contains(&block) { 0.02 } else { 1e-5 };
+        let counted = allocations(|| {
+            here.run(now, block, noise, &mut there);
+            there.run(now, block, 1e-5, &mut here);
+        });
+        suppressed += u64::from(here.processor.suppresses_noise());
+        if block >= warm_up {
+            total += counted;
+        }
+    }
+    let statistics = here.receiver.statistics();
+    assert!(statistics.lost > 100, "{statistics:?}");
+    assert!(suppressed > 1_000, "the suppressor ran for {suppressed} blocks");
+    assert!(!here.processor.suppresses_noise(), "it stopped again");
+    assert_eq!(total, 0, "allocations in {} blocks of 5 ms", blocks - warm_up);
 }

@@ -19,6 +19,8 @@ mod stage;
 use noise::Suppressor;
 use stage::Stage;
 
+use crate::scratch::Scratch;
+
 /// Samples in a processed block, 10 ms.
 pub const BLOCK_SAMPLES: usize = 480;
 
@@ -99,11 +101,13 @@ pub struct Processor {
     gain: Option<Stage>,
     captured: Collected,
     rendered: Collected,
+    /// What the library asks for, block by block. Last, so that it outlives what was made of it.
+    scratch: Scratch,
 }
 
 impl Processor {
-    /// A processor. Allocates what it will need, except for what the library asks for block by
-    /// block.
+    /// A processor. Allocates what it will need; what the library asks for block by block comes
+    /// from [`crate::scratch`].
     pub fn new(config: ProcessingConfig) -> Self {
         Self {
             is_on: config != ProcessingConfig::OFF,
@@ -113,6 +117,7 @@ impl Processor {
             gain: config.gain_control.then(Stage::gain_control),
             captured: Collected::EMPTY,
             rendered: Collected::EMPTY,
+            scratch: Scratch::default(),
         }
     }
 
@@ -123,7 +128,7 @@ impl Processor {
             sound = self.rendered.take(sound);
             if self.rendered.length == BLOCK_SAMPLES {
                 self.rendered.length = 0;
-                echo.render(&self.rendered.sound);
+                self.scratch.run(|| echo.render(&self.rendered.sound));
             }
         }
     }
@@ -141,15 +146,8 @@ impl Processor {
                 self.captured.length = 0;
                 let mut block = self.captured.sound;
                 self.offset.process(&mut block);
-                if let Some(echo) = &mut self.echo {
-                    echo.capture(&mut block);
-                }
-                if let Some(noise) = &mut self.noise {
-                    noise.process(&mut block);
-                }
-                if let Some(gain) = &mut self.gain {
-                    gain.capture(&mut block);
-                }
+                let Self { echo, noise, gain, scratch, .. } = self;
+                scratch.run(|| clean(&mut block, echo, noise, gain));
                 emit(&block);
             }
         }
@@ -172,6 +170,23 @@ impl Processor {
     /// Whether noise is being suppressed at present.
     pub fn suppresses_noise(&self) -> bool {
         self.noise.as_ref().is_some_and(Suppressor::is_used)
+    }
+}
+
+fn clean(
+    block: &mut Block,
+    echo: &mut Option<Stage>,
+    noise: &mut Option<Suppressor>,
+    gain: &mut Option<Stage>,
+) {
+    if let Some(echo) = echo {
+        echo.capture(block);
+    }
+    if let Some(noise) = noise {
+        noise.process(block);
+    }
+    if let Some(gain) = gain {
+        gain.capture(block);
     }
 }
 

@@ -28,6 +28,8 @@ pub mod spec;
 mod statistics;
 pub mod tones;
 
+pub use cooee_media::scratch::ScratchHeap;
+
 pub use call_path::{CallControls, CallPath, CallSound, VoiceStatistics};
 pub use leg::{AudioConfig, AudioLeg};
 pub use pulse::{Device, DeviceKind, list_devices};
