@@ -401,3 +401,39 @@ fn the_membership_takes_a_user_with_an_admission_and_not_without() {
         assert_eq!(members, if admitted { 3 } else { 2 });
     }
 }
+
+#[test]
+fn what_is_appended_to_the_file_of_a_keeper_makes_it_whole_again() {
+    use cooee_proto::index::stored_entries;
+
+    let mut world = joined(3);
+    let alice = world.device(1, Some("alice"));
+    let node = alice.trust.node();
+    assert_eq!(world.nodes[0].1.keeper_mut().to_append(), None, "nothing was written yet");
+    let mut file = world.nodes[0].1.keeper_mut().to_file();
+    world.nodes[1].1.attach(world.now, node);
+    for presence in [v1::Presence::Online, v1::Presence::Away] {
+        world.run(Duration::from_secs(1));
+        let record = world.record(&alice, 1, presence);
+        world.nodes[1].1.publish(world.now, node, &record).unwrap();
+        world.run(Duration::from_secs(1));
+        let changes = world.nodes[0].1.keeper_mut().to_append().expect("little has changed");
+        assert!(!changes.is_empty());
+        file.extend_from_slice(&changes);
+    }
+    assert_eq!(world.nodes[0].1.keeper_mut().to_append(), Some(Vec::new()));
+    let wanted = world.nodes[0].1.keeper().digest();
+
+    let restored = |world: &mut World, file: Vec<u8>| {
+        world.add_super_node(world.nodes.len() as u8);
+        let (now, (_, newcomer)) = (world.now, world.nodes.last_mut().unwrap());
+        newcomer.restore(now, stored_entries(Bytes::from(file)));
+        newcomer.keeper().digest()
+    };
+    let cut = file[..file.len() - 7].to_vec();
+    assert_eq!(restored(&mut world, file), wanted);
+    let before_the_cut = restored(&mut world, cut);
+    assert!(before_the_cut != 0 && before_the_cut != wanted, "all but the entry that was cut");
+    world.nodes[0].1.keeper_mut().not_written();
+    assert_eq!(world.nodes[0].1.keeper_mut().to_append(), None);
+}

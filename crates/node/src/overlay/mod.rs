@@ -77,7 +77,7 @@ pub struct OverlayDirectory {
     endpoint: UdpEndpoint,
     address: SocketAddr,
     contacts: Mutex<Vec<SocketAddr>>,
-    shards_file: Option<PathBuf>,
+    shards_file: Option<shards::ShardsFile>,
     peers: OnceLock<Arc<dyn SuperNodePeers>>,
     wake: Arc<Notify>,
 }
@@ -117,7 +117,7 @@ impl OverlayDirectory {
             endpoint: endpoint.clone(),
             address: start.address,
             contacts: Mutex::new(contacts),
-            shards_file: start.shards_file,
+            shards_file: start.shards_file.map(shards::ShardsFile::new),
             peers: OnceLock::new(),
             wake: Arc::default(),
         });
@@ -167,8 +167,8 @@ impl OverlayDirectory {
 
     /// Writes what is kept of the Global Index for the next start.
     pub async fn store_shards(self: &Arc<Self>) {
-        if let Some(path) = &self.shards_file {
-            self.write_shards(path).await;
+        if let Some(file) = &self.shards_file {
+            self.write_all(file).await;
         }
     }
 
@@ -252,11 +252,8 @@ async fn run(
     mut datagrams: mpsc::Receiver<ReceivedDatagram>,
     wake: Arc<Notify>,
 ) {
-    let shards_file = directory.upgrade().and_then(|directory| directory.shards_file.clone());
-    if let Some(path) = shards_file {
-        shards::restore(&directory, &path).await;
-        tokio::spawn(shards::keep_written(directory.clone(), path));
-    }
+    shards::restore(&directory).await;
+    tokio::spawn(shards::keep_written(directory.clone()));
     let mut join_at = Instant::now();
     loop {
         let Some(strong) = directory.upgrade() else { return };

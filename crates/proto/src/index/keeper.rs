@@ -150,6 +150,7 @@ pub struct Keeper {
     /// This node.
     pub(super) own: NodeId,
     pub(super) statistics: KeeperStatistics,
+    pub(super) journal: super::stored::Journal,
 }
 
 impl Keeper {
@@ -164,6 +165,7 @@ impl Keeper {
             hand_over: super::hand_over::HandOver::default(),
             own,
             statistics: KeeperStatistics::default(),
+            journal: super::stored::Journal::default(),
         }
     }
 
@@ -257,7 +259,7 @@ impl Keeper {
     }
 
     fn file(&mut self, held: Held) -> Option<StoreResult> {
-        let (key, hash) = (held.key, held.hash());
+        let (key, hash, at) = (held.key, held.hash(), held.place());
         let is_term = key != held.record.name_key;
         let shard = self.shards.get_mut(&shard_of(&key))?;
         match shard.search(&held.place()) {
@@ -286,6 +288,7 @@ impl Keeper {
                 self.entries += 1;
             }
         }
+        self.journal.note(at);
         Some(StoreResult::Changed(key))
     }
 

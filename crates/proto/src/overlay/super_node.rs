@@ -411,6 +411,11 @@ impl SuperNodeOverlay {
         &self.keeper
     }
 
+    /// The keeper, for who writes what it holds to a disk.
+    pub fn keeper_mut(&mut self) -> &mut Keeper {
+        &mut self.keeper
+    }
+
     /// Whether the device is attached here.
     pub fn is_attached(&self, device: &NodeId) -> bool {
         self.publisher.is_attached(device)
