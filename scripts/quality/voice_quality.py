@@ -144,7 +144,8 @@ def main():
             extra = "".join(f" {k} {row[k]:.2f}" for k in ("visqol", "plcmos") if k in row)
             print(
                 f"{name:28} pesq {row['pesq']:.2f} ({row['pesq_p10']:.2f} {row['pesq_p90']:.2f})"
-                f"{extra} playout {row['playout_ms']:.0f} ms, concealed {row['concealed']:.3f},"
+                f"{extra} playout {row['playout_ms']:.0f} ms, with path"
+                f" {row['path_to_ear_ms']:.0f} (limit {row['limit_ms']:.0f}) ms, concealed {row['concealed']:.3f},"
                 f" payload {row['payload_bps']:.0f} bit/s, wire {row['wire_bytes_per_s']:.0f} B/s,"
                 f" cut {row['cut_ms']:.0f} ms, repeated {row['repeated_ms']:.0f} ms"
             )

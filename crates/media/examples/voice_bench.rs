@@ -13,6 +13,7 @@ use std::{
 use cooee_media::{
     VoicePacket,
     codec::{Application, FrameDuration},
+    jitter::delay::WindowedMinimum,
     loss::Code,
     voice::{OperatingPoint, VoiceConfig, VoiceReceiver, VoiceSender},
 };
@@ -185,6 +186,12 @@ impl Link {
     }
 }
 
+/// Samples in a packet of plain Opus.
+fn opus_samples(packet: &VoicePacket) -> Option<usize> {
+    let plain = packet.payload_type == cooee_media::voice::PAYLOAD_TYPE_OPUS;
+    plain.then(|| cooee_media::codec::opus::packet_samples(&packet.payload).ok())?
+}
+
 fn read(path: &str) -> Vec<f32> {
     let mut reader = hound::WavReader::open(path).expect("input is a WAV file");
     assert_eq!(reader.spec().sample_rate, 48_000, "input is sampled at 48 kHz");
@@ -241,6 +248,9 @@ fn run(condition: &Condition, sound: &[f32]) -> (Vec<f32>, String) {
     let (mut captured, mut played, mut sent, mut wire_bytes) = (0, 0, 0_u64, 0_usize);
     let mut heard = Vec::with_capacity(sound.len());
     let mut delays = Vec::new();
+    // From the capture of a frame's first sample to its arrival, and of any sample to its playing.
+    let (mut transits, mut whole) = (Vec::new(), Vec::new());
+    let mut base = WindowedMinimum::new(10_000.0);
     let capture_us =
         |i: usize| (i + 1) as f64 * condition.block_ms * 1e3 * (1.0 - condition.drift_ppm * 1e-6);
     let play_us = |i: usize| i as f64 * condition.block_ms * 1e3 + 1_700.0;
@@ -267,6 +277,12 @@ fn run(condition: &Condition, sound: &[f32]) -> (Vec<f32>, String) {
                 let bytes = packet.payload.len() + config.overhead_bytes;
                 wire_bytes += bytes;
                 if let Some(us) = link.send(condition, capture_at, bytes) {
+                    let path_ms = (us as f64 - capture_at) / 1e3;
+                    if captured >= blocks - blocks / condition.repeat {
+                        let frame_ms = opus_samples(&packet).map_or(0.0, |s| s as f64 / 48.0);
+                        transits.push(path_ms + frame_ms + condition.block_ms);
+                    }
+                    base.add(us as f64 / 1e3, path_ms);
                     way.insert((us, sent), packet);
                 }
                 if condition.both {
@@ -295,6 +311,7 @@ fn run(condition: &Condition, sound: &[f32]) -> (Vec<f32>, String) {
         let statistics = receiver.statistics();
         if played >= (blocks - blocks / condition.repeat).max(200) {
             delays.push(statistics.playout_delay_ms);
+            whole.push(statistics.playout_delay_ms + base.get());
         }
         if condition.trace && played % (1_000.0 / condition.block_ms) as usize == 0 {
             eprintln!("{:.1} s {:?} {statistics:?}", now_us / 1e6, sender.operating_point());
@@ -304,14 +321,19 @@ fn run(condition: &Condition, sound: &[f32]) -> (Vec<f32>, String) {
     }
     let seconds = sound.len() as f64 / 48e3;
     let r = receiver.statistics();
-    delays.sort_by(f64::total_cmp);
-    let pick = |share: f64| {
-        delays.get(((delays.len() - 1) as f64 * share) as usize).copied().unwrap_or(f64::NAN)
+    for all in [&mut delays, &mut transits, &mut whole] {
+        all.sort_by(f64::total_cmp);
+    }
+    let of = |all: &[f64], share: f64| {
+        let index = (all.len().saturating_sub(1) as f64 * share).ceil() as usize;
+        all.get(index).copied().unwrap_or(f64::NAN)
     };
+    let pick = |share: f64| of(&delays, share);
     let json = format!(
         "{{\"packets\":{},\"lost\":{},\"repaired\":{},\"late\":{},\"concealed\":{:.4},\
          \"playout_ms\":{:.2},\"playout_min_ms\":{:.2},\"playout_max_ms\":{:.2},\
          \"target_ms\":{:.1},\"payload_bps\":{:.0},\"wire_bytes_per_s\":{:.0},\
+         \"path_to_ear_ms\":{:.1},\"limit_ms\":{:.1},\"limit_never_late_ms\":{:.1},\
          \"cut_ms\":{:.0},\"repeated_ms\":{:.0},\"send_cpu\":{:.5},\"receive_cpu\":{:.5}}}",
         r.packets,
         r.lost,
@@ -324,6 +346,10 @@ fn run(condition: &Condition, sound: &[f32]) -> (Vec<f32>, String) {
         r.target_ms,
         sender.statistics().payload_bytes as f64 * 8.0 / seconds,
         wire_bytes as f64 / seconds,
+        of(&whole, 0.5),
+        // Known beforehand: the least fixed delay at which 1 % of the frames come late, and none.
+        of(&transits, 0.99),
+        of(&transits, 1.0),
         r.cut_samples as f64 / 48.0,
         r.repeated_samples as f64 / 48.0,
         busy_send.as_secs_f64() / seconds,

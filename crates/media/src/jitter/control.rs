@@ -8,7 +8,7 @@
 //! is slipped back, so delay cannot grow over a call.
 
 use super::{
-    delay::WindowedMinimum,
+    delay::{DelayEstimator, WindowedMinimum},
     sound::{Direction, Place},
 };
 
@@ -77,9 +77,12 @@ impl PlayoutControl {
     }
 
     /// Decides; `lag_ms` is the count of samples played minus media time at the block's start.
-    pub fn correct(&mut self, lag_ms: f64, base_ms: f64, target_ms: f64) -> Correction {
-        self.slack_ms = self.device.get() + lag_ms - base_ms;
+    pub fn correct(&mut self, lag_ms: f64, delay: &DelayEstimator, target_ms: f64) -> Correction {
+        self.slack_ms = self.device.get() + lag_ms - delay.base_ms();
         let error_ms = self.slack_ms - target_ms;
+        if error_ms.abs() < delay.tolerance_ms() {
+            return Correction::None;
+        }
         let (direction, size_ms, in_speech_ms) = if error_ms > 0.0 {
             (Direction::Shorter, error_ms, CUT_IN_SPEECH_MS)
         } else {
@@ -120,7 +123,9 @@ mod tests {
     fn decide(slack_ms: f64) -> Correction {
         let mut control = PlayoutControl::default();
         control.observe(0.0, 0.0);
-        control.correct(slack_ms + 40.0, 40.0, 5.0)
+        let mut delay = DelayEstimator::default();
+        delay.arrived(0.0, 50.0, 10.0);
+        control.correct(slack_ms + 40.0, &delay, 5.0)
     }
 
     #[test]

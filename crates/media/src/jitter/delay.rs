@@ -3,8 +3,10 @@
 //! A frame's *transit* is when it could first be played (its own packet arrived, or a later one
 //! repaired it) minus its timestamp. A packet leaves when its frame ends, so the path's part of the
 //! transit is what exceeds the frame's length; the base is the least of that in the last
-//! [`BASE_WINDOW_MS`], the same for frames of all lengths. A frame's *lateness* is its transit
-//! above the base. Two histograms of
+//! [`BASE_WINDOW_MS`], the same for frames of all lengths. Under jitter the base goes up and down
+//! by chance, by 10 ms and more; so a frame's *lateness* is its transit above an *origin* that
+//! follows the base no faster than clocks drift, unless it is far off (the path changed).
+//! Two histograms of
 //! lateness forget with time constants of about 4 s and 10 s. Each asks for the delay `d` that
 //! minimises `d + COST · P(lateness > d)`: a delay is paid for every millisecond, a missed frame
 //! once. The target rises at once to the larger of the two and falls by [`FALL_MS_PER_S`] at most:
@@ -32,10 +34,30 @@ const BINS: usize = 1_000;
 const LOSS_COST_LONG_MS: f64 = 3_000.0;
 const LOSS_COST_SHORT_MS: f64 = 1_200.0;
 
+/// So many times the jitter are added: what is seldom is not in the histograms yet. Chosen.
+const JITTER_RESERVE: f64 = 0.6;
+
+/// Error of the delay, in times the jitter, that is left as it is: every change is heard. Chosen.
+const JITTER_TOLERANCE: f64 = 0.75;
+
+/// Both at most. Chosen.
+const JITTER_SHARE_MS_MAX: f64 = 10.0;
+
+/// Time constant of the jitter of these two.
+const STEADY_MS: f64 = 10_000.0;
+
 /// How fast the target falls, in ms per second, and how much faster from [`HIGH_MS`] on. Chosen.
 const FALL_MS_PER_S: f64 = 2.0;
 const FALL_SHARE_PER_S: f64 = 0.1;
 const HIGH_MS: f64 = 100.0;
+
+/// How fast the origin follows the base: as two clocks may drift, and what is more than
+/// [`ORIGIN_NEAR_MS`] with a time constant of 1 s. Chosen.
+const ORIGIN_MS_PER_S: f64 = 0.25;
+const ORIGIN_NEAR_MS: f64 = 25.0;
+
+/// Lateness of the first bin: transits may fall below the origin.
+const LATENESS_MS_MIN: f64 = -40.0;
 
 /// A target above this, and so many times the greatest lateness of the last [`RECENT_MS`], is due
 /// to a queue that is gone; it falls by [`FORGET_MS_PER_S`]. Chosen: loss, repaired late, asks for
@@ -81,7 +103,7 @@ impl WindowedMinimum {
     }
 }
 
-/// Lateness with exponential forgetting.
+/// Lateness with exponential forgetting, counted from [`LATENESS_MS_MIN`].
 #[derive(Clone, Debug)]
 struct Histogram {
     bins: Box<[f64; BINS]>,
@@ -101,7 +123,7 @@ impl Histogram {
             *bin *= keep;
         }
         self.total = self.total * keep + 1.0;
-        let bin = ((lateness_ms / BIN_MS).max(0.0) as usize).min(BINS - 1);
+        let bin = (((lateness_ms - LATENESS_MS_MIN) / BIN_MS).max(0.0) as usize).min(BINS - 1);
         self.bins[bin] += 1.0;
     }
 
@@ -122,7 +144,7 @@ impl Histogram {
             if *bin <= 0.0 && index > 0 {
                 continue;
             }
-            let delay_ms = (index + 1) as f64 * BIN_MS;
+            let delay_ms = LATENESS_MS_MIN + (index + 1) as f64 * BIN_MS;
             let cost = delay_ms + self.loss_cost_ms * (late / self.total).max(0.0);
             if cost < best_cost {
                 (best_cost, best_ms) = (cost, delay_ms);
@@ -142,9 +164,14 @@ pub struct DelayEstimator {
     recent: WindowedMinimum,
     now_ms: f64,
     forgetting: bool,
-    target_ms: f64,
+    /// Transit from which lateness counts.
+    origin_ms: f64,
+    /// The lateness aimed at.
+    aim_ms: f64,
     arrivals: u64,
     jitter_ms: f64,
+    /// The same over [`STEADY_MS`].
+    steady_jitter_ms: f64,
     last_transit_ms: Option<f64>,
 }
 
@@ -157,9 +184,11 @@ impl Default for DelayEstimator {
             recent: WindowedMinimum::new(RECENT_MS),
             now_ms: 0.0,
             forgetting: false,
-            target_ms: 0.0,
+            origin_ms: f64::NAN,
+            aim_ms: f64::NEG_INFINITY,
             arrivals: 0,
             jitter_ms: 0.0,
+            steady_jitter_ms: 0.0,
             last_transit_ms: None,
         }
     }
@@ -173,9 +202,11 @@ impl DelayEstimator {
         self.long.clear();
         self.recent = WindowedMinimum::new(RECENT_MS);
         self.forgetting = false;
-        self.target_ms = 0.0;
+        self.origin_ms = f64::NAN;
+        self.aim_ms = f64::NEG_INFINITY;
         self.arrivals = 0;
         self.jitter_ms = 0.0;
+        self.steady_jitter_ms = 0.0;
         self.last_transit_ms = None;
     }
 
@@ -185,7 +216,10 @@ impl DelayEstimator {
         self.base.add(now_ms, transit_ms - frame_ms);
         if let Some(last) = self.last_transit_ms.replace(transit_ms) {
             // RFC 3550 section 6.4.1.
-            self.jitter_ms += ((transit_ms - last).abs() - self.jitter_ms) / 16.0;
+            let step_ms = (transit_ms - last).abs();
+            self.jitter_ms += (step_ms - self.jitter_ms) / 16.0;
+            let share = (frame_ms / STEADY_MS).max(1.0 / self.arrivals.max(1) as f64).min(1.0);
+            self.steady_jitter_ms += share * (step_ms - self.steady_jitter_ms);
         }
         self.playable(transit_ms, frame_ms);
     }
@@ -193,25 +227,37 @@ impl DelayEstimator {
     /// A frame became playable, by its own packet or by repair.
     pub fn playable(&mut self, transit_ms: f64, frame_ms: f64) {
         self.arrivals += 1;
-        let lateness_ms = transit_ms - self.base.get();
-        self.recent.add(self.now_ms, -lateness_ms);
+        let base_ms = self.base.get();
+        self.follow(base_ms, frame_ms);
+        let lateness_ms = transit_ms - self.origin_ms;
+        self.recent.add(self.now_ms, base_ms - transit_ms);
         self.forget_queue();
         self.short.add(lateness_ms, frame_ms);
         self.long.add(lateness_ms, frame_ms);
         let wanted_ms = self.short.target_ms().max(self.long.target_ms());
-        let high_ms = (self.target_ms - HIGH_MS).max(0.0);
+        let high_ms = (self.target_ms() - HIGH_MS).max(0.0);
         let fall_ms_per_s = match self.forgetting {
             true => FORGET_MS_PER_S,
             false => FALL_MS_PER_S + FALL_SHARE_PER_S * high_ms,
         };
-        let fallen_ms = self.target_ms - fall_ms_per_s * frame_ms / 1e3;
+        let fallen_ms = self.aim_ms - fall_ms_per_s * frame_ms / 1e3;
         self.forgetting &= fallen_ms > wanted_ms;
-        self.target_ms = wanted_ms.max(fallen_ms);
+        self.aim_ms = wanted_ms.max(fallen_ms);
+    }
+
+    fn follow(&mut self, base_ms: f64, frame_ms: f64) {
+        if !self.origin_ms.is_finite() {
+            self.origin_ms = base_ms;
+        }
+        let off_ms = base_ms - self.origin_ms;
+        let far_ms = (off_ms.abs() - ORIGIN_NEAR_MS).max(0.0);
+        let step_ms = (ORIGIN_MS_PER_S + far_ms) * frame_ms / 1e3;
+        self.origin_ms += off_ms.clamp(-step_ms, step_ms);
     }
 
     fn forget_queue(&mut self) {
         let greatest_ms = -self.recent.get();
-        let gone = self.target_ms > FORGET_ABOVE_MS.max(FORGET_FACTOR * greatest_ms);
+        let gone = self.target_ms() > FORGET_ABOVE_MS.max(FORGET_FACTOR * greatest_ms);
         if gone && !self.forgetting {
             self.forgetting = true;
             self.short.clear();
@@ -221,7 +267,14 @@ impl DelayEstimator {
 
     /// The delay above the base to aim at.
     pub fn target_ms(&self) -> f64 {
-        self.target_ms
+        let reserve_ms = (JITTER_RESERVE * self.steady_jitter_ms).min(JITTER_SHARE_MS_MAX);
+        let target_ms = self.aim_ms + reserve_ms + self.origin_ms - self.base.get();
+        if target_ms.is_finite() { target_ms.max(0.0) } else { 0.0 }
+    }
+
+    /// How far the delay may be off its target before it is worth changing.
+    pub fn tolerance_ms(&self) -> f64 {
+        (JITTER_TOLERANCE * self.steady_jitter_ms).min(JITTER_SHARE_MS_MAX)
     }
 
     /// The base: the least the path took of late, in the receiver's time minus media time.
@@ -260,7 +313,8 @@ mod tests {
             let transit = 40.0 + f64::from(packet * 7 % 31);
             delay.arrived(f64::from(packet) * 20.0, transit, 20.0);
         }
-        assert!((46.0..=51.0).contains(&delay.target_ms()), "{}", delay.target_ms());
+        // 31 of lateness, a frame, and the reserve.
+        assert!((51.0..=61.0).contains(&delay.target_ms()), "{}", delay.target_ms());
     }
 
     #[test]
@@ -306,6 +360,58 @@ mod tests {
             );
         }
         assert!(delay.target_ms() < 40.0, "{}", delay.target_ms());
+    }
+
+    /// Least and greatest of what `of` says after each packet but the first 30 s.
+    fn range(delays: &[f64], of: impl Fn(&DelayEstimator) -> f64) -> (f64, f64) {
+        let mut delay = DelayEstimator::default();
+        let mut range = (f64::INFINITY, f64::NEG_INFINITY);
+        let mut out_ms = 0.0_f64;
+        for (packet, path_ms) in delays.iter().enumerate() {
+            let sent_ms = packet as f64 * 10.0;
+            // Order is kept: a late packet makes the next ones late.
+            out_ms = out_ms.max(sent_ms + path_ms);
+            delay.arrived(out_ms, out_ms - sent_ms + 10.0, 10.0);
+            if packet > 3_000 {
+                range = (range.0.min(of(&delay)), range.1.max(of(&delay)));
+            }
+        }
+        range
+    }
+
+    #[test]
+    fn under_jitter_the_delay_stays_though_the_base_does_not() {
+        let mut state = 1_u64;
+        let mut uniform = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040);
+            (state >> 33) as f64 / (1_u64 << 31) as f64
+        };
+        // Nearly normal, 30 ms of deviation.
+        let delays: Vec<f64> = (0..12_000)
+            .map(|_| 60.0 + 30.0 * ((0..12).map(|_| uniform()).sum::<f64>() - 6.0))
+            .collect();
+        let base = range(&delays, DelayEstimator::base_ms);
+        let aim = range(&delays, |delay| delay.base_ms() + delay.target_ms());
+        println!("base {base:?}, aim {aim:?}");
+        assert!(base.1 - base.0 > 5.0, "the base moved: {base:?}");
+        assert!(aim.1 - aim.0 < base.1 - base.0, "{aim:?}");
+        assert!((100.0..200.0).contains(&aim.0), "{aim:?}");
+    }
+
+    #[test]
+    fn a_path_that_became_shorter_or_longer_is_followed_within_seconds() {
+        for (before, after) in [(100.0, 40.0), (40.0, 100.0)] {
+            let mut delay = DelayEstimator::default();
+            for packet in 0..5_000 {
+                let path = if packet < 2_500 { before } else { after };
+                delay.arrived(f64::from(packet) * 10.0, path + 10.0, 10.0);
+                if packet == 2_500 + 2_000 {
+                    let aim = delay.base_ms() + delay.target_ms();
+                    println!("{before} to {after}: aim {aim} after 20 s");
+                    assert!((after..after + 50.0).contains(&aim), "{before} to {after}: {aim}");
+                }
+            }
+        }
     }
 
     #[test]

@@ -311,7 +311,7 @@ impl VoiceReceiver {
             return;
         }
         let target_ms = self.target_ms();
-        let correction = self.control.correct(self.lag_ms(), self.delay.base_ms(), target_ms);
+        let correction = self.control.correct(self.lag_ms(), &self.delay, target_ms);
         self.statistics.target_ms = target_ms;
         self.statistics.slack_ms = self.control.slack_ms();
         let deficit_ms = (target_ms - self.control.slack_ms()).max(0.0);
