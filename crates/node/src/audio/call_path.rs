@@ -66,6 +66,22 @@ pub struct VoiceStatistics {
     pub dropped_incoming: u64,
 }
 
+/// What the remote side takes from mouth to packet at least, in ms, until it tells: the encoder's
+/// look-ahead. The frame itself is in the playout delay.
+const CAPTURE_MS_MIN: f32 = 2.5;
+
+impl VoiceStatistics {
+    /// Estimate of the delay from the remote mouth to the local ear, in ms: the remote devices and
+    /// encoder as reported, half a round trip, playout, and the local speaker's buffer; `None`
+    /// before anything was heard.
+    pub fn mouth_to_ear_ms(&self, round_trip_ms: f32, speaker_ms: f32) -> Option<f32> {
+        let capture_ms = (self.sender.remote_capture_delay_ms as f32).max(CAPTURE_MS_MIN);
+        let playout_ms = self.receiver.playout_delay_ms as f32;
+        let heard = self.receiver.packets > 0;
+        heard.then_some(capture_ms + round_trip_ms / 2.0 + playout_ms + speaker_ms)
+    }
+}
+
 /// A leg's controls, for the call layer; cheap to ask, never waits for the audio thread.
 pub struct CallControls {
     shared: Arc<Shared>,

@@ -8,10 +8,6 @@ use tokio::time::Instant;
 
 use crate::audio::{AudioStatistics, VoiceStatistics};
 
-/// What the remote side takes from mouth to packet at least, in ms, until it tells: the encoder's
-/// look-ahead. The frame itself is in the playout delay.
-const CAPTURE_MS_MIN: f32 = 2.5;
-
 /// IPv4 and UDP headers of one datagram, in bytes.
 const HEADER_BYTES: u64 = 28;
 
@@ -69,11 +65,7 @@ impl Counts {
     }
 
     fn mouth_to_ear_ms(&self) -> Option<f32> {
-        let playout_ms = self.voice.receiver.playout_delay_ms as f32;
-        let heard = self.voice.receiver.packets > 0;
-        let trip_ms = self.round_trip_ms()?;
-        let capture_ms = (self.voice.sender.remote_capture_delay_ms as f32).max(CAPTURE_MS_MIN);
-        heard.then_some(capture_ms + trip_ms / 2.0 + playout_ms + self.speaker_ms())
+        self.voice.mouth_to_ear_ms(self.round_trip_ms()?, self.speaker_ms())
     }
 
     fn path(&self) -> String {
