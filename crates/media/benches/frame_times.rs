@@ -1,7 +1,7 @@
 //! How long single frames take, worst case beside the middle: what the audio thread must fit into
 //! its deadline is the slowest frame, not the mean.
 //!
-//! `cargo bench -p cooee-media --bench frame_times [-- --frames N]`; times are wall clock, so a
+//! `cargo bench -p cooee-media --bench frame_times [-- --frames N] [--call]`; times are wall clock, so a
 //! busy machine shows in the last two columns first.
 #![allow(clippy::disallowed_methods, missing_docs)]
 
@@ -203,6 +203,33 @@ fn processing(frames: usize, name: &str, config: ProcessingConfig) {
     times.print();
 }
 
+/// One side of a two-way call on a quiet path, everything on: what its audio thread works for
+/// 10 ms of sound. 100 µs are 1 % of a core.
+fn call_side(frames: usize) {
+    let config = VoiceConfig::default();
+    let mut sender = VoiceSender::new(config).expect("a sender");
+    let mut receiver = VoiceReceiver::new(config).expect("a receiver");
+    let mut processor = Processor::new(ProcessingConfig::default());
+    let (sound, start) = (voice(480_000, 130.0, 1e-4), Instant::now());
+    let mut times = Times::new("one side of a quiet call, 10 ms, everything");
+    let mut out = [0.0_f32; 480];
+    for (index, near) in sound.chunks_exact(480).cycle().take(frames).enumerate() {
+        let now = start + Duration::from_millis(index as u64 * 10);
+        times.take(|| {
+            // What this side sends comes back as the other's voice.
+            processor.capture(near, &mut |clean| {
+                sender.capture(now, clean, &mut |packet| receiver.handle_packet(now, packet));
+            });
+            receiver.playout(now, &mut out);
+            processor.render(&out);
+            if let Some(feedback) = receiver.poll_feedback(now) {
+                sender.handle_feedback(now, &feedback);
+            }
+        });
+    }
+    times.print();
+}
+
 fn mixing(frames: usize, participants: usize) {
     let inputs: Vec<Vec<f32>> =
         (0..participants).map(|p| voice(48_000, 100.0 + 20.0 * p as f32, 1e-3)).collect();
@@ -226,6 +253,10 @@ fn main() {
     println!(
         "| what | frames | mean µs | p50 | p99.9 | max |\n| --- | --- | --- | --- | --- | --- |"
     );
+    call_side(frames);
+    if arguments.iter().any(|a| a == "--call") {
+        return;
+    }
     let (low, speech) = (Application::LowDelay, Application::Audio);
     codec(frames, "low delay 10 ms at 64 kbit/s", low, FrameDuration::Ms10, 64_000);
     codec(frames / 2, "speech 20 ms at 32 kbit/s", speech, FrameDuration::Ms20, 32_000);
