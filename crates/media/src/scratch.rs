@@ -57,7 +57,7 @@ struct Slot {
 // `&mut self`), never twice while in use, and the bytes are touched by their users alone.
 unsafe impl Sync for Slot {}
 
-static POOL: [Slot; SLOTS] = [const { Slot::EMPTY }; SLOTS];
+static POOL: [Slot; SLOTS] = [const { Slot::empty() }; SLOTS];
 
 thread_local! {
     static RUNNING: Cell<Option<&'static Slot>> = const { Cell::new(None) };
@@ -108,14 +108,16 @@ impl Drop for Scratch {
 }
 
 impl Slot {
-    const EMPTY: Self = Self {
-        taken: AtomicBool::new(false),
-        pieces: AtomicUsize::new(0),
-        used: AtomicUsize::new(0),
-        free: [const { AtomicUsize::new(NONE) }; CLASSES],
-        waiting: UnsafeCell::new([None; WAITING_MAX]),
-        memory: Memory(UnsafeCell::new([MaybeUninit::uninit(); SCRATCH_BYTES])),
-    };
+    const fn empty() -> Self {
+        Self {
+            taken: AtomicBool::new(false),
+            pieces: AtomicUsize::new(0),
+            used: AtomicUsize::new(0),
+            free: [const { AtomicUsize::new(NONE) }; CLASSES],
+            waiting: UnsafeCell::new([None; WAITING_MAX]),
+            memory: Memory(UnsafeCell::new([MaybeUninit::uninit(); SCRATCH_BYTES])),
+        }
+    }
 
     fn base(&self) -> *mut u8 {
         self.memory.0.get().cast()
@@ -292,6 +294,8 @@ mod tests {
         unsafe { HEAP.dealloc(before, layout(100)) };
     }
 
+    // Pieces are given back by another thread: a real one.
+    #[allow(clippy::disallowed_methods)]
     #[test]
     fn what_does_not_fit_comes_from_below_and_what_stays_is_not_given_twice() {
         let mut scratch = Scratch::default();
