@@ -58,7 +58,7 @@ async fn send(mut reader: VoiceReader, socket: std::sync::Arc<UdpSocket>) {
                 let length = feedback.encode(room);
                 bytes[..=length].to_vec()
             }
-            VoiceMessage::Rate(_) | VoiceMessage::Path(_) => continue,
+            _ => continue,
         };
         let _ = socket.send(&bytes).await;
     }

@@ -23,7 +23,6 @@ const LOW: f64 = 24_000.0;
 /// The controller of one direction.
 #[derive(Clone, Debug)]
 pub struct RateControl {
-    start: u32,
     overhead_bytes: usize,
     payload_bits_per_s_max: f64,
     path: PathEstimator,
@@ -37,13 +36,11 @@ pub struct RateControl {
 impl RateControl {
     /// A controller that knows nothing of the path yet.
     pub fn new(config: &VoiceConfig) -> Self {
-        let start = config.wire_bits_per_s_start;
         let max = f64::from(config.payload_bits_per_s_max);
-        let path = PathEstimator::new(start);
+        let path = PathEstimator::new(config.wire_bits_per_s_start);
         let planned = path.rate();
         let point = plan(planned, config.overhead_bytes, max, Severity::None);
         Self {
-            start,
             overhead_bytes: config.overhead_bytes,
             payload_bits_per_s_max: max,
             path,
@@ -116,9 +113,15 @@ impl RateControl {
     /// place is mostly one's own access, which all paths share. Where it is not, the rate soon
     /// grows as fast as at the start.
     pub fn path_changed(&mut self) {
-        self.path = self.path.for_another_path(self.start);
+        self.path = self.path.for_another_path();
         self.severity = Severity::None;
         self.better_since = None;
+        self.replan();
+    }
+
+    /// Starts with another rate, as long as nothing was learnt of the path.
+    pub fn start_at(&mut self, bits_per_s: u32) {
+        self.path.start_at(bits_per_s);
         self.replan();
     }
 
@@ -143,7 +146,7 @@ impl RateControl {
 mod tests {
     #![allow(clippy::disallowed_methods)]
 
-    use super::*;
+    use super::{super::estimator::RICH, *};
 
     /// The least rate in a minute of packets of 10 ms whose lengths `payload` gives and which a
     /// stream delivers together, `clump` at a time, so that each waits for the last of its clump.
@@ -211,12 +214,12 @@ mod tests {
             control.sent(begin + Duration::from_millis(10) * packet, packet as u16, 80);
         }
         let slow = control.wire_bits_per_s();
-        assert!(slow < config.wire_bits_per_s_start / 4, "{slow} bit/s");
+        assert!(slow < (RICH as u32) / 4, "{slow} bit/s");
         control.path_changed();
         assert!(control.wire_bits_per_s() <= slow, "{} bit/s", control.wire_bits_per_s());
         // And where the new path has room it is used within seconds.
         reports(&mut control, begin, 600..1_600, (0.0, 1));
-        assert!(control.wire_bits_per_s() >= config.wire_bits_per_s_start);
+        assert!(control.wire_bits_per_s() >= (RICH as u32));
     }
 
     #[test]
@@ -237,7 +240,35 @@ mod tests {
         control.path_changed();
         assert!(control.wire_bits_per_s() <= slow);
         reports(&mut control, begin, 1_300..2_500, (0.0, 1));
-        assert!(control.wire_bits_per_s() >= before, "{} of {before}", control.wire_bits_per_s());
+        let after = control.wire_bits_per_s();
+        assert!(after > before / 2, "{after} of {before}");
+    }
+
+    #[test]
+    fn paths_that_change_without_any_report_are_all_full() {
+        let mut control = RateControl::new(&VoiceConfig::default());
+        let begin = Instant::now();
+        for packet in 0..500 {
+            control.sent(begin + Duration::from_millis(10) * packet, packet as u16, 80);
+            if packet % 50 == 49 {
+                control.path_changed();
+            }
+        }
+        let rate = control.wire_bits_per_s();
+        assert!(rate < RICH as u32 / 4, "{rate} bit/s into silence");
+    }
+
+    #[test]
+    fn a_slow_start_that_the_handshake_asked_for_is_left_where_there_is_room() {
+        let mut control = RateControl::new(&VoiceConfig::default());
+        control.start_at(25_000);
+        assert!((24_000..=25_000).contains(&control.wire_bits_per_s()));
+        let begin = Instant::now();
+        reports(&mut control, begin, 0..300, (0.0, 1));
+        assert!(control.wire_bits_per_s() >= RICH as u32 * 9 / 10, "after three seconds");
+        let learnt = control.wire_bits_per_s();
+        control.start_at(25_000);
+        assert_eq!(control.wire_bits_per_s(), learnt, "reports know better");
     }
 
     #[test]
@@ -250,7 +281,7 @@ mod tests {
         // Now it is full, and four of five packets are dropped.
         reports(&mut control, begin, 300..600, (254.0, 5));
         let rate = control.wire_bits_per_s();
-        assert!(rate < config.wire_bits_per_s_start / 3, "{rate} bit/s into a full queue");
+        assert!(rate < (RICH as u32) / 3, "{rate} bit/s into a full queue");
     }
 
     #[test]
@@ -261,7 +292,7 @@ mod tests {
         // told, seven of eight packets are dropped.
         reports(&mut control, Instant::now(), 0..300, (0.0, 8));
         let rate = control.wire_bits_per_s();
-        assert!(rate < config.wire_bits_per_s_start / 3, "{rate} bit/s into a full queue");
+        assert!(rate < (RICH as u32) / 3, "{rate} bit/s into a full queue");
     }
 
     #[test]

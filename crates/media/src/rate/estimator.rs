@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::{
     Feedback,
-    window::{Told, WINDOW_MS, WINDOW_PACKETS, Window},
+    window::{FULL_LOST, Told, WINDOW_MS, WINDOW_PACKETS, Window},
 };
 
 /// Packets whose sending is remembered: 2.5 s of 10 ms frames.
@@ -34,6 +34,12 @@ const DRAIN_MAX: Duration = Duration::from_secs(3);
 const SMALL_MS: f64 = 100.0;
 const DRAIN_SMALL: f64 = 0.95;
 
+/// Growth per round trip, or per 100 ms if that is longer, from a start that fits nearly every path
+/// to what most carry, in bit/s, while nothing speaks against it (chosen: half a second).
+const INCREASE_START: f64 = 1.6;
+const START_ROUND_MS_MIN: f64 = 100.0;
+pub(super) const RICH: f64 = 110_000.0;
+
 /// Growth per second while the queue is clear: where the path was never full, where it once was,
 /// and there below [`LOW`].
 const INCREASE_PER_S_START: f64 = 1.5;
@@ -44,6 +50,11 @@ const INCREASE_PER_S_LOW: f64 = 1.015;
 /// narrow place.
 const INCREASE_PER_S_DOUBT: f64 = 1.15;
 const DOUBT: f64 = 1.5;
+const DOUBT_AFTER: Duration = Duration::from_secs(4);
+
+/// Below this many bit/s the narrow place is most likely one's own access.
+const NARROW: f64 = 32_000.0;
+const VERY_NARROW: f64 = 20_000.0;
 
 /// Bit/s below which more than was proven is tried with care: there a queue is deep at once.
 const LOW: f64 = 16_000.0;
@@ -63,7 +74,7 @@ const SAME: core::ops::Range<f64> = 0.85..1.18;
 /// Without any report for so long the path counts as full: reports drown in the same queue. Chosen:
 /// six of the slowest reports on a rich path; 30 % of random loss then fakes it once in minutes.
 const SILENCE: Duration = Duration::from_millis(1_600);
-const SILENCE_AGAIN: Duration = Duration::from_millis(800);
+const SILENCE_AGAIN: Duration = Duration::from_millis(500);
 const SILENCE_DECREASE: f64 = 0.5;
 
 /// A sender that was quiet for this long has no reports to miss.
@@ -92,6 +103,8 @@ pub(super) struct PathEstimator {
     capacity: Option<f64>,
     /// The same of the path before, until this one has carried clearly more.
     doubted: Option<f64>,
+    /// Nothing has spoken against growing fast.
+    is_fast: bool,
     /// Nothing is known yet of the delay that the path has.
     is_new: bool,
     probe_after: Duration,
@@ -132,6 +145,7 @@ impl PathEstimator {
             rate: f64::from(rate).clamp(RATE_MIN, RATE_MAX),
             capacity: None,
             doubted: None,
+            is_fast: true,
             is_new: false,
             probe_after: PROBE_AFTER,
             probe_at: None,
@@ -161,14 +175,39 @@ impl PathEstimator {
         }
     }
 
-    /// What to think of another path: `start` unless less was used, and doubts about more than the
-    /// old one carried.
-    pub(super) fn for_another_path(&self, start: u32) -> Self {
-        let mut other = Self::new(start.min(self.rate() as u32));
+    /// Starts with what the handshake got through, as long as there was no report.
+    pub(super) fn start_at(&mut self, rate: u32) {
+        if self.last_report.is_none() {
+            self.rate = f64::from(rate).clamp(RATE_MIN, RATE_MAX);
+            // So low it was no loss of a packet, nor a long way.
+            if self.rate < VERY_NARROW {
+                self.doubted = Some(self.rate);
+                self.is_fast = false;
+            }
+        }
+    }
+
+    /// What to think of another path: [`RICH`] unless less was used, and doubts about more than the
+    /// old one carried. Where a queue stands or the rate is low, it is most likely the same narrow
+    /// place: then the state stays, and more is tried after a while without another change.
+    pub(super) fn for_another_path(&self) -> Self {
+        if self.last_report.is_none() {
+            // Reports that are missed are missed on both.
+            return self.clone();
+        }
+        let narrow = self.congested || self.queueing_ms > SMALL_MS || self.rate < NARROW;
+        let rate = self.rate.min(RICH) as u32;
+        let mut other = if narrow { self.clone() } else { Self::new(rate) };
+        other.is_fast = self.is_fast;
         other.doubted = self.capacity.or(self.doubted);
-        other.is_new = true;
-        (other.playout_delay_ms, other.capture_delay_ms) =
-            (self.playout_delay_ms, self.capture_delay_ms);
+        other.capacity = None;
+        if narrow {
+            other.probe_at = self.last_sent.and_then(|at| at.checked_add(DOUBT_AFTER));
+        } else {
+            other.is_new = true;
+            (other.playout_delay_ms, other.capture_delay_ms) =
+                (self.playout_delay_ms, self.capture_delay_ms);
+        }
         other
     }
 
@@ -182,6 +221,7 @@ impl PathEstimator {
             self.silent_since = Some(now);
         } else if now.saturating_duration_since(since) >= SILENCE && self.rate > SILENCE_RATE_MIN {
             self.rate = (self.rate * SILENCE_DECREASE).max(RATE_MIN);
+            self.is_fast = false;
             self.silent_since = now.checked_sub(SILENCE - SILENCE_AGAIN);
         }
     }
@@ -233,7 +273,7 @@ impl PathEstimator {
         }
         let seconds = self
             .last_report
-            .map_or(0.0, |last| now.saturating_duration_since(last).as_secs_f64().min(1.0));
+            .map_or(0.1, |last| now.saturating_duration_since(last).as_secs_f64().min(1.0));
         self.last_report = Some(now);
         self.silent_since = Some(now);
         let (newer, older) = self.told.split_at(self.told_next);
@@ -245,7 +285,7 @@ impl PathEstimator {
     }
 
     fn adapt(&mut self, now: Instant, window: Window, seconds: f64, using: f64) {
-        if std::mem::take(&mut self.is_new) {
+        if std::mem::take(&mut self.is_new) && window.lost < FULL_LOST && !window.is_saturated() {
             // Receivers tell of delays above the least that they remember, the old path's: a
             // longer way looks like a queue until that is forgotten.
             self.foreign_ms = window.least_ms;
@@ -253,7 +293,8 @@ impl PathEstimator {
         let held = self.hold_until.is_some_and(|until| now < until);
         // Trying more than was proven ends at the first sign of a queue.
         let full = self.capacity.is_some_and(|capacity| self.rate > capacity);
-        self.congested = window.is_congested(self.foreign_ms, self.rate)
+        let round_trip_ms = self.round_trip_ms.unwrap_or(0.0);
+        self.congested = window.is_congested(self.foreign_ms, self.rate, round_trip_ms)
             || (full && !window.is_clear(self.foreign_ms, self.rate) && window.slope > 0.0);
         self.learn_capacity(window);
         if self.congested {
@@ -287,7 +328,12 @@ impl PathEstimator {
         let Some(capacity) = self.capacity else {
             self.doubted = self.doubted.filter(|carried| self.rate < carried * DOUBT);
             let growth = match self.doubted {
+                Some(_) if self.probe_at.is_some_and(|at| now < at) => 1.0,
                 Some(_) => INCREASE_PER_S_DOUBT,
+                None if self.is_fast && self.rate < RICH => {
+                    let round_ms = self.round_trip_ms.unwrap_or(0.0).max(START_ROUND_MS_MIN);
+                    INCREASE_START.powf(1e3 / round_ms)
+                }
                 None => INCREASE_PER_S_START,
             };
             self.rate *= growth.powf(seconds);
@@ -303,6 +349,7 @@ impl PathEstimator {
     }
 
     fn decrease(&mut self, now: Instant, window: Window) {
+        self.is_fast = false;
         // The effect is seen one round trip and one window later.
         let wait_ms = self.round_trip_ms.unwrap_or(200.0) + WINDOW_MS;
         self.hold_until = now.checked_add(Duration::from_secs_f64(wait_ms / 1e3));
@@ -310,7 +357,8 @@ impl PathEstimator {
             || self.lowered_at_ms.is_some_and(|before_ms| window.mean_ms < 0.8 * before_ms);
         match self.lowered_at_ms {
             Some(_) if draining => {}
-            Some(_) if !window.is_saturated() => {
+            // At low rates a queue empties slowly, and there is nobody to compete with.
+            Some(_) if !window.is_saturated() && self.rate > LOW => {
                 // Sending less changed nothing: jitter, or somebody else's queue.
                 self.foreign_ms = 1.25 * window.least_ms;
                 self.lowered_at_ms = None;

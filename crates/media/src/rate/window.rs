@@ -23,6 +23,13 @@ const WINDOW_PACKETS_MIN: usize = 5;
 /// than receivers remember the least transit shows no delay any more, only this.
 const LOST_MAX: f64 = 0.75;
 
+/// So much is enough where the round trip is longer than any path's without a queue, in ms.
+const LOST_MAX_SLOW: f64 = 0.25;
+const SLOW_MS: f64 = 700.0;
+
+/// Loss from which a queue that grows counts as full.
+pub(super) const FULL_LOST: f64 = 0.08;
+
 /// Longest delay that a report can tell, in ms.
 const QUEUEING_MS_MAX: f64 = 254.0;
 
@@ -99,12 +106,13 @@ impl Window {
         self.least_ms >= QUEUEING_MS_MAX
     }
 
-    pub(super) fn is_congested(&self, foreign_ms: f64, rate: f64) -> bool {
+    pub(super) fn is_congested(&self, foreign_ms: f64, rate: f64, round_trip_ms: f64) -> bool {
         // A queue that grows fast needs no window's time to be known, nor one that drops.
         let standing_ms = self.standing_ms(foreign_ms, rate);
         let growing = self.slope > 0.15 && self.mean_ms > standing_ms;
         // What somebody else's queue was taken for is no excuse for one beyond all telling.
-        let full = self.is_saturated() || self.lost > LOST_MAX;
-        self.least_ms > standing_ms || full || (self.lost > 0.08 && growing)
+        let lost_max = if round_trip_ms > SLOW_MS { LOST_MAX_SLOW } else { LOST_MAX };
+        let full = self.is_saturated() || self.lost > lost_max;
+        self.least_ms > standing_ms || full || (self.lost > FULL_LOST && growing)
     }
 }

@@ -146,6 +146,10 @@ impl MediaSession {
         }
         self.phase = Phase::Secure;
         self.statistics.cipher = Some(CIPHER);
+        self.statistics.start_bits_per_s = self.handshake.start_bits_per_s(now);
+        if let Some(bits_per_s) = self.statistics.start_bits_per_s {
+            self.pace.set_voice_rate(bits_per_s);
+        }
         self.statistics.setup = Some(now.saturating_duration_since(self.started_at));
         self.liveness.heard_at = now;
         let first = self.liveness.first_path.or(self.arrival);

@@ -19,6 +19,7 @@ mod engine;
 mod error;
 mod fresh_queue;
 mod gathering;
+mod handshake;
 mod liveness;
 mod output;
 mod pace;
@@ -58,6 +59,7 @@ pub use self::{
 };
 use self::{
     engine::{Engine, EngineOutput},
+    handshake::Handshake,
     liveness::Liveness,
     pace::Pace,
     path::{PathNumber, Paths},
@@ -87,6 +89,7 @@ pub struct MediaSession {
     started_at: Instant,
     phase: Phase,
     engine: Engine,
+    handshake: Handshake,
     paths: Paths,
     liveness: Liveness,
     pace: Pace,
@@ -125,6 +128,7 @@ impl MediaSession {
             started_at: now,
             phase: Phase::Connecting,
             engine,
+            handshake: Handshake::default(),
             paths: Paths::default(),
             relays: BTreeMap::new(),
             reflexive: Reflexive::default(),
@@ -291,6 +295,7 @@ impl MediaSession {
         if self.phase == Phase::Ended {
             return;
         }
+        self.handshake.received(now, bytes);
         self.engine.handle_datagram(now, from, local, bytes);
         self.arrival = Some((via, from));
         self.pump_engine(now);
@@ -399,6 +404,7 @@ impl MediaSession {
                         |path| (path.description.local, path.description.remote),
                     );
                     self.note_first_path(via, to);
+                    self.handshake.sent(&bytes, !self.config.controlling);
                     self.send_via(now, via, to, bytes);
                 }
                 EngineOutput::Voice { bytes } => self.send_voice_bytes(now, bytes),

@@ -17,7 +17,7 @@ const QUEUE_MIN: Duration = Duration::from_millis(150);
 /// For how long a queue is remembered.
 const QUEUE_REMEMBERED: Duration = Duration::from_secs(5);
 /// Messages of ICE at most one in this, while there is little room, and on hold.
-const ICE_SPACING: Duration = Duration::from_secs(1);
+const ICE_SPACING: Duration = Duration::from_secs(5);
 const ICE_SPACING_HOLD: Duration = Duration::from_secs(15);
 
 /// What is known of the room on the way.

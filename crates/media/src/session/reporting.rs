@@ -28,10 +28,10 @@ pub(super) const FRESH_SLOW: Duration = Duration::from_millis(11_000);
 /// Reports where there is little room: on the path of the media (feedback comes with them), on the
 /// warm path, on others. Chosen: 8 % of 1.5 kB/s.
 const CROWDED_INTERVAL: Duration = Duration::from_millis(1_000);
-const CROWDED_WARM_INTERVAL: Duration = Duration::from_millis(4_000);
+const CROWDED_WARM_INTERVAL: Duration = Duration::from_millis(5_000);
 const CROWDED_OTHER_INTERVAL: Duration = Duration::from_secs(20);
 /// Paths that a report tells of there.
-const CROWDED_ENTRIES: usize = 3;
+const CROWDED_ENTRIES: usize = 2;
 /// Reports on hold on the warm path, and on others.
 const HOLD_WARM_INTERVAL: Duration = Duration::from_secs(6);
 const HOLD_OTHER_INTERVAL: Duration = Duration::from_secs(60);

@@ -35,6 +35,9 @@ pub struct SessionStatistics {
     pub path: Option<PathDescription>,
     /// How often the media changed its path.
     pub path_changes: u32,
+    /// With what the voice should start, in bit/s on the wire, if the handshake told of little
+    /// room.
+    pub start_bits_per_s: Option<u32>,
     /// What protects the media, once the keys exist.
     pub cipher: Option<&'static str>,
     /// From the first call of the session to its keys.

@@ -119,6 +119,11 @@ impl VoiceSender {
         self.rate.set_overhead_bytes(overhead_bytes);
     }
 
+    /// The handshake told of little room: start with so many bit/s on the wire.
+    pub fn start_at(&mut self, bits_per_s: u32) {
+        self.rate.start_at(bits_per_s);
+    }
+
     /// The path changed: what was learnt of the old one no longer holds.
     pub fn path_changed(&mut self) {
         self.rate.path_changed();

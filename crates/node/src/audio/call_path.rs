@@ -208,6 +208,7 @@ impl SoundPath for CallPath {
                     self.mouth.sender.handle_feedback(now, &feedback);
                 }
                 VoiceMessage::Path(path) => self.mouth.take_path(path),
+                VoiceMessage::Start(bits_per_s) => self.mouth.sender.start_at(bits_per_s),
                 VoiceMessage::Rate(_) => {}
             }
         }

@@ -34,6 +34,9 @@ pub enum VoiceMessage {
     Rate(u32),
     /// Towards the audio thread alone: the voice leaves by this path from now on.
     Path(PathDescription),
+    /// Towards the audio thread alone: the handshake told of little room, start with this, in bit/s
+    /// on the wire.
+    Start(u32),
 }
 
 /// The audio thread's end.

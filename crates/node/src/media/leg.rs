@@ -241,9 +241,7 @@ impl LegTask {
             Some(Command::AddRelay(relay)) => self.add_relay(now, relay),
             Some(Command::AttachVoice(reader, writer)) => {
                 self.voice = Some((reader, writer));
-                if let Some(path) = self.session.statistics().path {
-                    self.deliver(VoiceMessage::Path(path));
-                }
+                self.tell_path();
             }
             Some(Command::Hold(hold)) => {
                 self.hold = hold;
@@ -368,6 +366,17 @@ impl LegTask {
         }
     }
 
+    /// What the voice must know of the way that it takes.
+    fn tell_path(&mut self) {
+        let statistics = self.session.statistics();
+        if let Some(path) = statistics.path {
+            self.deliver(VoiceMessage::Path(path));
+        }
+        if let Some(bits_per_s) = statistics.start_bits_per_s {
+            self.deliver(VoiceMessage::Start(bits_per_s));
+        }
+    }
+
     fn deliver(&mut self, message: VoiceMessage) {
         if let Some((_, writer)) = &mut self.voice {
             writer.send(Instant::now(), message);
@@ -383,9 +392,7 @@ impl LegTask {
                 self.restart(now);
             }
             SessionEvent::Refused | SessionEvent::Closed => self.ended = true,
-            SessionEvent::Connected { path, .. } | SessionEvent::PathChanged(path) => {
-                self.deliver(VoiceMessage::Path(*path));
-            }
+            SessionEvent::Connected { .. } | SessionEvent::PathChanged(_) => self.tell_path(),
             _ => {}
         }
         self.tell(event);
