@@ -1,8 +1,8 @@
 //! How long single frames take, worst case beside the middle: what the audio thread must fit into
 //! its deadline is the slowest frame, not the mean.
 //!
-//! `cargo bench -p cooee-media --bench frame_times [-- --frames N] [--call]`; times are wall clock, so a
-//! busy machine shows in the last two columns first.
+//! `cargo bench -p cooee-media --bench frame_times [-- --frames N] [--call]`; times are wall
+//! clock, so a busy machine shows in the last two columns first.
 #![allow(clippy::disallowed_methods, missing_docs)]
 
 use std::{
