@@ -40,6 +40,10 @@ const OFFER_DELAY: Duration = Duration::from_secs(2);
 const OFFERS_PER_TICK: usize = 64;
 const OFFER_TICK: Duration = Duration::from_millis(250);
 
+/// Keepers that offer a shard to one that is new, the first of the ranking, and keepers that are
+/// offered it by one that is displaced (chosen: one may be dying).
+const OFFERERS: usize = 2;
+
 /// Time between two rounds of anti-entropy, and shards compared in each (chosen: each of the 400
 /// shards of a super node among 2,000 about once an hour).
 const REPAIR_PERIOD: Duration = Duration::from_secs(60);
@@ -130,6 +134,7 @@ impl Keeper {
         self.lowest.set(shard, state.placement.lowest());
         let own_place = state.placement.place(view.own.0);
         let is_keeper = own_place.is_some_and(|place| place < KEEPERS);
+        let displaced = !is_keeper && state.surplus_since.is_none();
         match (is_keeper, state.surplus_since) {
             (true, _) => state.surplus_since = None,
             (false, None) => state.surplus_since = Some(view.now.instant),
@@ -143,6 +148,12 @@ impl Keeper {
             }
         };
         self.transfer.offers.extend(offer_of(shard, keepers, view.own.0, &new));
+        if displaced {
+            // Where many came back at once with what they had on their disks, nobody else may know
+            // what is newest.
+            let first = keepers.iter().take(OFFERERS);
+            self.transfer.offers.extend(first.map(|keeper| (shard, *keeper)));
+        }
     }
 
     /// Runs whatever is due.
@@ -350,7 +361,6 @@ fn offer_of<'a>(
     own: NodeId,
     new: &'a [NodeId],
 ) -> impl Iterator<Item = (u32, NodeId)> + use<'a> {
-    const OFFERERS: usize = 2;
     let mut staying = keepers.iter().filter(|node| !new.contains(node)).take(OFFERERS);
     let offers = staying.any(|node| *node == own);
     new.iter().filter(move |node| offers && **node != own).map(move |node| (shard, *node))
