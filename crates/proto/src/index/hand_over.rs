@@ -94,7 +94,8 @@ impl Keeper {
             return;
         };
         let (digest, entries) = (state.digest, state.entries.len() as u32);
-        let offer = v1::ShardOffer { shard, digest, entries, leaving: true };
+        let complete = state.is_complete(now);
+        let offer = v1::ShardOffer { shard, digest, entries, leaving: true, complete };
         let others = state.placement.ranked().iter().filter(|node| **node != self.own);
         let others: Vec<NodeId> = others.copied().collect();
         // Who steps in comes first, then the keepers that stay, from the last to the first.
@@ -131,8 +132,8 @@ impl Keeper {
     }
 
     /// Tells whoever hands a shard over that all of it is held here.
-    pub(super) fn confirm(&mut self, shard: u32) {
+    pub(super) fn confirm(&mut self, now: Instant, shard: u32) {
         let Some(to) = self.hand_over.owed.remove(&shard) else { return };
-        self.offer(shard, to);
+        self.offer(now, shard, to);
     }
 }

@@ -124,6 +124,11 @@ pub(super) struct Shard {
 }
 
 impl Shard {
+    /// Whether what is held is all there is.
+    pub(super) fn is_complete(&self, now: Instant) -> bool {
+        self.complete_at.is_none_or(|at| at <= now)
+    }
+
     pub(super) fn search(&self, place: &(NameKey, NodeId)) -> Result<usize, usize> {
         // The device lies behind the record: it is looked at only where the keys are equal.
         let (key, device) = place;
@@ -194,7 +199,7 @@ impl Keeper {
     /// cannot know.
     pub fn knows_all(&self, now: Instant, key: &NameKey) -> bool {
         let shard = self.shards.get(&shard_of(key));
-        shard.is_some_and(|shard| shard.complete_at.is_none_or(|at| at <= now))
+        shard.is_some_and(|shard| shard.is_complete(now))
     }
 
     /// Files an entry that came from elsewhere.

@@ -41,9 +41,9 @@ const WARY_FROM: usize = 4;
 /// holds an older one may be behind, and the newest wins anyway).
 const ALIKE_AT_TIMEOUT: usize = 3;
 
-/// Answers of any kind that end a look-up at which all 24 were asked (chosen: hostile keepers may
-/// be
-/// silent; with 30 % of them hostile all of 14 are with probability 5e-8).
+/// Answers of keepers that know all, whatever they are, that end a look-up at which all 24 were
+/// asked (chosen: hostile keepers may be silent; with 30 % of them hostile all of 14 are with
+/// probability 5e-8).
 const HEARD_OF_ALL: usize = 2 * ALIKE_WARY;
 
 /// How long the first eight, and then the sixteen, may take (chosen: the 99th percentile of round
@@ -334,6 +334,8 @@ impl LookUps {
     fn finish(&mut self, view: &View, id: u64) {
         let Some(query) = self.queries.remove(&id) else { return };
         self.judge(view, &query);
+        // What only those hold who do not know all may be out of date, and is not remembered.
+        let has_voice = count(&query, &self.contradicted, view.now.instant).alike > 0;
         let attached = |home: NodeId| home == view.own.0 || view.table.is_present(&home);
         let mut found: Vec<Found> = query.best.into_values().collect();
         for one in &mut found {
@@ -352,7 +354,7 @@ impl LookUps {
             Source::MoreKeepers => self.statistics.by_more_keepers += 1,
             _ => self.statistics.by_keepers += 1,
         }
-        if !found.is_empty() {
+        if !found.is_empty() && has_voice {
             self.cache.put(view.now.instant, query.key, found.clone());
         }
         self.answers.push(Answer { look_up: id, key: query.key, found, source });
@@ -444,7 +446,7 @@ fn summary(found: &Found) -> (NodeId, u64) {
 struct Voices {
     /// They hold the newest record of every device.
     alike: usize,
-    /// They answered, whatever it was.
+    /// They know all of the shard and answered, whatever it was.
     heard: usize,
     awaited: usize,
 }
@@ -463,8 +465,9 @@ fn count(query: &Query, contradicted: &Contradicted, now: Instant) -> Voices {
                 voices.awaited += 1;
                 continue;
             }
+            Reply::Refused => continue,
             Reply::Found(found) if trusted(node) && *found == best => voices.alike += 1,
-            _ => {}
+            Reply::Found(_) => {}
         }
         voices.heard += 1;
     }

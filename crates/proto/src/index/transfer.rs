@@ -69,8 +69,16 @@ pub(super) struct Transfer {
     next_repair: Instant,
     repaired: u32,
     /// Pulls under way: a shard is pulled from one keeper at a time.
-    pulling: BTreeMap<u32, (NodeId, Instant)>,
+    pulling: BTreeMap<u32, Pulling>,
     pub(super) out: Vec<(NodeId, Kind)>,
+}
+
+#[derive(Clone, Copy)]
+struct Pulling {
+    from: NodeId,
+    until: Instant,
+    /// Whether that keeper knows all of the shard.
+    complete: bool,
 }
 
 impl Transfer {
@@ -167,7 +175,7 @@ impl Keeper {
                 // ones; one that leaves hands over to those that follow, who are ranked too.
                 let ranked = self.shards.get(&shard).and_then(|s| s.placement.place(node));
                 if ranked.is_some_and(|place| place <= KEEPERS) {
-                    self.offer(shard, node);
+                    self.offer(now, shard, node);
                 }
             }
             self.compare_restored(view);
@@ -176,7 +184,7 @@ impl Keeper {
         }
         if now >= self.transfer.next_repair {
             self.transfer.next_repair = now + REPAIR_PERIOD;
-            self.transfer.pulling.retain(|_, (_, until)| *until > now);
+            self.transfer.pulling.retain(|_, pulling| pulling.until > now);
             self.repair_some(view);
         }
     }
@@ -195,7 +203,7 @@ impl Keeper {
         let others: Vec<NodeId> = keepers.filter(|node| *node != view.own.0).collect();
         if !others.is_empty() {
             let other = others[self.transfer.rng.random_range(0..others.len())];
-            self.offer(shard, other);
+            self.offer(view.now.instant, shard, other);
         }
     }
 
@@ -213,10 +221,11 @@ impl Keeper {
         }
     }
 
-    pub(super) fn offer(&mut self, shard: u32, to: NodeId) {
+    pub(super) fn offer(&mut self, now: Instant, shard: u32, to: NodeId) {
         let Some(state) = self.shards.get(&shard) else { return };
         let (digest, entries) = (state.digest, state.entries.len() as u32);
-        let offer = v1::ShardOffer { shard, digest, entries, leaving: false };
+        let complete = state.is_complete(now);
+        let offer = v1::ShardOffer { shard, digest, entries, leaving: false, complete };
         self.transfer.out.push((to, Kind::ShardOffer(offer)));
     }
 
@@ -225,6 +234,7 @@ impl Keeper {
         if offer.shard >= crate::overlay::placement::SHARDS {
             return;
         }
+        let now = view.now.instant;
         self.note_holder(from, offer);
         if offer.entries == 0 && !self.shards.contains_key(&offer.shard) {
             return;
@@ -234,18 +244,22 @@ impl Keeper {
         }
         let same = self.shards.get(&offer.shard).is_some_and(|s| s.digest == offer.digest);
         let busy = self.transfer.pulling.get(&offer.shard);
-        let busy = busy.is_some_and(|(_, until)| *until > view.now.instant);
+        let busy = busy.is_some_and(|pulling| pulling.until > now);
         if offer.leaving {
             self.hand_over.owed.insert(offer.shard, from);
         }
         if same && let Some(state) = self.shards.get_mut(&offer.shard) {
-            state.complete_at = None;
-            self.confirm(offer.shard);
+            // Two that are back from their disks, alike, prove nothing.
+            if offer.complete {
+                state.complete_at = None;
+            }
+            self.confirm(now, offer.shard);
         }
         if same || busy {
             return;
         }
-        self.transfer.pulling.insert(offer.shard, (from, view.now.instant + PULL_TIME));
+        let pulling = Pulling { from, until: now + PULL_TIME, complete: offer.complete };
+        self.transfer.pulling.insert(offer.shard, pulling);
         self.pull(offer.shard, from, &[], false);
     }
 
@@ -334,12 +348,16 @@ impl Keeper {
         if page.more_from.is_empty()
             && let Some(state) = self.shards.get_mut(&page.shard)
         {
-            state.complete_at = None;
-            self.confirm(page.shard);
+            let pulling = self.transfer.pulling.get(&page.shard);
+            if pulling.is_some_and(|pulling| pulling.from == from && pulling.complete) {
+                state.complete_at = None;
+            }
+            self.confirm(view.now.instant, page.shard);
         }
         if !page.more_from.is_empty() {
+            let complete = self.transfer.pulling.get(&page.shard).is_some_and(|p| p.complete);
             let until = view.now.instant + PULL_TIME;
-            self.transfer.pulling.insert(page.shard, (from, until));
+            self.transfer.pulling.insert(page.shard, Pulling { from, until, complete });
             self.pull(page.shard, from, &page.more_from.clone(), true);
         }
         changed
