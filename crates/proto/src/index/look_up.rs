@@ -335,7 +335,8 @@ impl LookUps {
         let Some(query) = self.queries.remove(&id) else { return };
         self.judge(view, &query);
         // What only those hold who do not know all may be out of date, and is not remembered.
-        let has_voice = count(&query, &self.contradicted, view.now.instant).alike > 0;
+        let voices = count(&query, &self.contradicted, view.now.instant);
+        let has_voice = voices.alike > 0 || is_fresh(&query, view.now.unix);
         let attached = |home: NodeId| home == view.own.0 || view.table.is_present(&home);
         let mut found: Vec<Found> = query.best.into_values().collect();
         for one in &mut found {
