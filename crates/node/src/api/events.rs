@@ -9,8 +9,8 @@ use axum::{
     response::Response,
     routing::get,
 };
-use serde_json::json;
-use tokio::sync::broadcast::error::RecvError;
+use serde_json::{Value, json};
+use tokio::sync::broadcast::{Receiver, error::RecvError};
 
 use super::Served;
 
@@ -19,11 +19,12 @@ pub(super) fn routes() -> Router<Served> {
 }
 
 async fn upgrade(State(served): State<Served>, socket: WebSocketUpgrade) -> Response {
-    socket.on_upgrade(|socket| follow(served, socket))
+    // Before the answer: who has it must miss nothing of what they do next.
+    let events = served.node.events();
+    socket.on_upgrade(|socket| follow(served, events, socket))
 }
 
-async fn follow(served: Served, mut socket: WebSocket) {
-    let mut events = served.node.events();
+async fn follow(served: Served, mut events: Receiver<Value>, mut socket: WebSocket) {
     let ended = served.node.ended();
     tokio::pin!(ended);
     loop {
