@@ -245,6 +245,32 @@ fn a_newcomer_whose_contact_dies_enters_through_another_and_finds_whom_it_was_as
 }
 
 #[test]
+fn a_new_keeper_that_was_deaf_when_a_shard_was_offered_is_offered_it_again() {
+    let mut world = joined(2);
+    let alice = world.device(1, Some("alice"));
+    let node = alice.trust.node();
+    world.nodes[0].1.attach(world.now, node);
+    let record = world.record(&alice, 0, v1::Presence::Online);
+    world.nodes[0].1.publish(world.now, node, &record).unwrap();
+    world.run(Duration::from_secs(1));
+    // Once she is offline only the keepers know her.
+    world.nodes[0].1.detach(world.now, node);
+    world.run(Duration::from_secs(1));
+    let held = world.nodes[1].1.status().entries;
+    assert!(held > 0, "her name and its search terms");
+    world.add_super_node(2);
+    world.run(Duration::from_secs(1));
+    let newcomer = world.nodes[2].0;
+    for _ in 0..150 {
+        world.run(ONE_WAY / 2);
+        world.wire.retain(|(_, _, to, _)| *to != newcomer);
+    }
+    assert_eq!(world.nodes[2].1.status().entries, 0, "the first offers did not get through");
+    world.run(Duration::from_secs(6));
+    assert_eq!(world.nodes[2].1.status().entries, held);
+}
+
+#[test]
 fn sixteen_keepers_that_leave_together_hand_over_to_those_who_stay() {
     const MEMBERS: u8 = 20;
     let mut world = joined(MEMBERS);

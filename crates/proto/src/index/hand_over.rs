@@ -95,7 +95,7 @@ impl Keeper {
         };
         let (digest, entries) = (state.digest, state.entries.len() as u32);
         let complete = state.is_complete(now);
-        let offer = v1::ShardOffer { shard, digest, entries, leaving: true, complete };
+        let offer = v1::ShardOffer { shard, digest, entries, leaving: true, complete, ask: false };
         let others = state.placement.ranked().iter().filter(|node| **node != self.own);
         let others: Vec<NodeId> = others.copied().collect();
         // Who steps in comes first, then the keepers that stay, from the last to the first.

@@ -19,7 +19,7 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{Found, Keeper, View, cache::Cache, keeper};
+use super::{Found, Keeper, View, cache::Cache, keeper, patience::Patience};
 use crate::{
     clock::UnixTime,
     identity::{NameKey, NodeId},
@@ -45,10 +45,6 @@ const ALIKE_AT_TIMEOUT: usize = 3;
 /// asked (chosen: hostile keepers may be silent; with 30 % of them hostile all of 14 are with
 /// probability 5e-8).
 const HEARD_OF_ALL: usize = 2 * ALIKE_WARY;
-
-/// How long the first eight, and then the sixteen, may take (chosen: the 99th percentile of round
-/// trips in the wild).
-const STAGE_TIMEOUT: Duration = Duration::from_millis(600);
 
 /// Look-ups under way (chosen).
 const LOOK_UPS_MAX: usize = 16_384;
@@ -121,6 +117,8 @@ struct Query {
     first: Vec<NodeId>,
     /// Those that may be asked yet.
     more: Vec<NodeId>,
+    /// When those that are awaited were asked, and until when.
+    asked: Instant,
     deadline: Instant,
     /// Whether sixteen more were asked after the first eight: another round trip.
     asked_later: bool,
@@ -136,6 +134,8 @@ pub struct LookUps {
     next_id: u64,
     cache: Cache,
     contradicted: Contradicted,
+    /// How long the first eight, and then the sixteen, may take.
+    patience: Patience,
     out: Vec<(NodeId, Kind)>,
     answers: Vec<Answer>,
     silent: Vec<NodeId>,
@@ -193,14 +193,15 @@ impl LookUps {
         let placement = keeper.placement(view, shard_of(&key));
         let ranked = placement.ranked();
         let (first, more) = ranked.split_at(ranked.len().min(ASKED_FIRST));
-        let deadline = view.now.instant + STAGE_TIMEOUT;
+        let asked = view.now.instant;
         let mut query = Query {
             key,
             replies: BTreeMap::new(),
             best: BTreeMap::new(),
             first: first.to_vec(),
             more: more.to_vec(),
-            deadline,
+            asked,
+            deadline: asked + self.patience.time(),
             asked_later: false,
         };
         ask(&mut query, &mut self.out, view, keeper, first, id);
@@ -270,6 +271,9 @@ impl LookUps {
         if !matches!(reply, Reply::Awaited) {
             return;
         }
+        if !query.asked_later || !query.first.contains(&from) {
+            self.patience.handle_round_trip(view.now.instant - query.asked);
+        }
         let mut found = Vec::new();
         for entry in answer.entries.iter().take(DEVICES_MAX) {
             let Some(one) = check(view, &query.key, entry) else { continue };
@@ -322,7 +326,7 @@ impl LookUps {
         }
         if all_in {
             query.asked_later = true;
-            query.deadline = now + STAGE_TIMEOUT;
+            (query.asked, query.deadline) = (now, now + self.patience.time());
             let more = std::mem::take(&mut query.more);
             ask(query, &mut self.out, view, keeper, &more, id);
             if query.replies.values().all(|reply| !matches!(reply, Reply::Awaited)) {

@@ -13,6 +13,7 @@ mod cache;
 mod hand_over;
 mod keeper;
 mod look_up;
+mod patience;
 mod publisher;
 mod record;
 mod stored;

@@ -1,14 +1,16 @@
 //! Handing shards over when the membership changes, and repairing what differs.
 //!
 //! ```text
-//!   keeper that stays ── ShardOffer (digest) ──▶ new keeper        first two of the old ranking
-//! offer
-//!                     ◀─ ShardPull (hashes held) ──                only if the digests differ
+//!   keeper that stays ── ShardOffer (digest) ──▶ new keeper        first two of the ranking,
+//!                                                                  again until they hear
+//!                     ◀─ ShardPull (hashes held) ──                if the digests differ
+//!                     ◀─ ShardOffer ──                             if not
 //!                     ── ShardPage (entries lacking) … ──▶
 //!                     ── ShardPull, last ──▶                       if the other held more
 //! ```
 //!
-//! The same exchange runs now and then between two keepers of a shard chosen at random
+//! An offer may come before the new keeper has learnt that there is such a member, and is then
+//! dropped: hence again. The same exchange runs now and then between two keepers of a shard chosen at random
 //! (anti-entropy), so that whatever was lost, withheld or split comes together again.
 
 use std::{
@@ -40,6 +42,11 @@ const OFFER_DELAY: Duration = Duration::from_secs(2);
 const OFFERS_PER_TICK: usize = 64;
 const OFFER_TICK: Duration = Duration::from_millis(250);
 
+/// How often a shard is offered until its new keeper is heard of, [`OFFER_DELAY`] after the change
+/// and then after twice the time before, 2, 4, 8 and 16 s (chosen: a member of 2,000 learns the
+/// others in one to some ten seconds, depending on how far away it is).
+const OFFER_TRIES: u32 = 4;
+
 /// Keepers that offer a shard to one that is new, the first of the ranking, and keepers that are
 /// offered it by one that is displaced (chosen: one may be dying).
 const OFFERERS: usize = 2;
@@ -62,7 +69,8 @@ const PLACE_BYTES: usize = NameKey::BYTES + NodeId::BYTES;
 
 pub(super) struct Transfer {
     rng: ChaCha12Rng,
-    offers: BTreeSet<(u32, NodeId)>,
+    /// Shards owed to new keepers that have not been heard of.
+    offers: BTreeMap<(u32, NodeId), Owed>,
     /// Shards of before a restart, to be compared with another keeper's once others are known.
     pub(super) to_compare: BTreeSet<u32>,
     next_offers: Option<Instant>,
@@ -71,6 +79,13 @@ pub(super) struct Transfer {
     /// Pulls under way: a shard is pulled from one keeper at a time.
     pulling: BTreeMap<u32, Pulling>,
     pub(super) out: Vec<(NodeId, Kind)>,
+}
+
+/// An offer that is due, perhaps again.
+#[derive(Clone, Copy)]
+struct Owed {
+    tries: u32,
+    due: Instant,
 }
 
 #[derive(Clone, Copy)]
@@ -87,7 +102,7 @@ impl Transfer {
         let next_repair = now + REPAIR_PERIOD.mul_f64(rng.random::<f64>());
         Self {
             rng,
-            offers: BTreeSet::new(),
+            offers: BTreeMap::new(),
             to_compare: BTreeSet::new(),
             next_offers: None,
             next_repair,
@@ -95,6 +110,16 @@ impl Transfer {
             pulling: BTreeMap::new(),
             out: Vec::new(),
         }
+    }
+}
+
+impl Transfer {
+    /// Sees to it that what is owed is offered when it is due, not before `earliest`.
+    fn plan_offers(&mut self, earliest: Instant) {
+        let compare = (!self.to_compare.is_empty()).then_some(earliest);
+        let due = self.offers.values().map(|owed| owed.due.max(earliest)).min();
+        let planned = [self.next_offers, compare, due];
+        self.next_offers = planned.into_iter().flatten().min();
     }
 }
 
@@ -119,10 +144,7 @@ impl Keeper {
         for shard in self.lowest.concerned(node) {
             self.rank_again(view, event, shard);
         }
-        let waiting = !self.transfer.offers.is_empty() || !self.transfer.to_compare.is_empty();
-        if waiting {
-            self.transfer.next_offers.get_or_insert(view.now.instant + OFFER_DELAY);
-        }
+        self.transfer.plan_offers(view.now.instant + OFFER_DELAY);
     }
 
     fn rank_again(&mut self, view: &View, event: MemberEvent, shard: u32) {
@@ -155,12 +177,14 @@ impl Keeper {
                 keepers.iter().copied().filter(|node| !before.contains(node)).collect()
             }
         };
-        self.transfer.offers.extend(offer_of(shard, keepers, view.own.0, &new));
+        let owed = Owed { tries: 0, due: view.now.instant + OFFER_DELAY };
+        let offers = offer_of(shard, keepers, view.own.0, &new);
+        self.transfer.offers.extend(offers.map(|offer| (offer, owed)));
         if displaced {
             // Where many came back at once with what they had on their disks, nobody else may know
             // what is newest.
             let first = keepers.iter().take(OFFERERS);
-            self.transfer.offers.extend(first.map(|keeper| (shard, *keeper)));
+            self.transfer.offers.extend(first.map(|keeper| ((shard, *keeper), owed)));
         }
     }
 
@@ -169,23 +193,37 @@ impl Keeper {
         let now = view.now.instant;
         self.continue_hand_over(now);
         if self.transfer.next_offers.is_some_and(|at| at <= now) {
-            for _ in 0..OFFERS_PER_TICK {
-                let Some((shard, node)) = self.transfer.offers.pop_first() else { break };
-                // While the table is being learnt, keepers of a moment ago are overtaken by better
-                // ones; one that leaves hands over to those that follow, who are ranked too.
-                let ranked = self.shards.get(&shard).and_then(|s| s.placement.place(node));
-                if ranked.is_some_and(|place| place <= KEEPERS) {
-                    self.offer(now, shard, node);
-                }
-            }
+            self.offer_what_is_owed(now);
             self.compare_restored(view);
-            let more = !self.transfer.offers.is_empty() || !self.transfer.to_compare.is_empty();
-            self.transfer.next_offers = more.then_some(now + OFFER_TICK);
+            self.transfer.next_offers = None;
+            self.transfer.plan_offers(now + OFFER_TICK);
         }
         if now >= self.transfer.next_repair {
             self.transfer.next_repair = now + REPAIR_PERIOD;
             self.transfer.pulling.retain(|_, pulling| pulling.until > now);
             self.repair_some(view);
+        }
+    }
+
+    fn offer_what_is_owed(&mut self, now: Instant) {
+        let due = self.transfer.offers.iter().filter(|(_, owed)| owed.due <= now);
+        let due: Vec<_> = due.map(|(offer, owed)| (*offer, *owed)).take(OFFERS_PER_TICK).collect();
+        for ((shard, node), owed) in due {
+            // While the table is being learnt, keepers of a moment ago are overtaken by better
+            // ones; one that leaves hands over to those that follow, who are ranked too.
+            let state = self.shards.get(&shard);
+            let place = state.and_then(|state| state.placement.place(node));
+            let wanted = place.is_some_and(|place| place <= KEEPERS);
+            let tries = owed.tries + 1;
+            if wanted && tries < OFFER_TRIES && state.is_some_and(|s| !s.entries.is_empty()) {
+                let again = Owed { tries, due: now + OFFER_DELAY * (1 << tries) };
+                self.transfer.offers.insert((shard, node), again);
+            } else {
+                self.transfer.offers.remove(&(shard, node));
+            }
+            if wanted {
+                self.offer_asking(now, shard, node, true);
+            }
         }
     }
 
@@ -222,10 +260,14 @@ impl Keeper {
     }
 
     pub(super) fn offer(&mut self, now: Instant, shard: u32, to: NodeId) {
+        self.offer_asking(now, shard, to, false);
+    }
+
+    fn offer_asking(&mut self, now: Instant, shard: u32, to: NodeId, ask: bool) {
         let Some(state) = self.shards.get(&shard) else { return };
         let (digest, entries) = (state.digest, state.entries.len() as u32);
         let complete = state.is_complete(now);
-        let offer = v1::ShardOffer { shard, digest, entries, leaving: false, complete };
+        let offer = v1::ShardOffer { shard, digest, entries, leaving: false, complete, ask };
         self.transfer.out.push((to, Kind::ShardOffer(offer)));
     }
 
@@ -236,6 +278,7 @@ impl Keeper {
         }
         let now = view.now.instant;
         self.note_holder(from, offer);
+        self.transfer.offers.remove(&(offer.shard, from));
         if offer.entries == 0 && !self.shards.contains_key(&offer.shard) {
             return;
         }
@@ -254,6 +297,9 @@ impl Keeper {
                 state.complete_at = None;
             }
             self.confirm(now, offer.shard);
+        }
+        if same && offer.ask {
+            self.offer(now, offer.shard, from);
         }
         if same || busy {
             return;
@@ -287,6 +333,7 @@ impl Keeper {
         if pull.held.len() > PULL_HASHES_MAX * 8 || !pull.held.len().is_multiple_of(8) {
             return;
         }
+        self.transfer.offers.remove(&(pull.shard, from));
         let Some(state) = self.shards.get(&pull.shard) else { return };
         let theirs: BTreeSet<u64> =
             pull.held.chunks_exact(8).map(crate::overlay::mix::prefix64).collect();
