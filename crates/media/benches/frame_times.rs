@@ -12,7 +12,10 @@ use std::{
 
 use cooee_media::{
     codec::{Application, DredState, FrameDuration, OpusDecoder, OpusEncoder},
-    jitter::{buffer::FrameBuffer, delay::DelayEstimator},
+    jitter::{
+        buffer::{Content, FrameBuffer},
+        delay::DelayEstimator,
+    },
     loss::Code,
     mixer::Mixer,
     processing::{ProcessingConfig, Processor},
@@ -138,7 +141,7 @@ fn jitter_buffer(frames: usize) {
     let mut times = Times::new("jitter buffer: a packet in, its delay, a frame out");
     for packet in (1_u64 << 32..).take(frames) {
         times.take(|| {
-            buffer.insert(packet, packet as i64 * 480, 480, false, &[7; 80]);
+            buffer.insert(packet, packet as i64 * 480, 480, Content::Opus, &[7; 80]);
             delay.arrived((packet as u32 * 10).into(), 40.0 + (packet % 7) as f64, 10.0);
             if let Some(frame) = buffer.take(packet) {
                 buffer.recycle(frame);

@@ -11,7 +11,7 @@ use std::{
 use cooee_media::{
     codec::{Application, FrameDuration, OpusDecoder, OpusEncoder},
     jitter::{
-        buffer::FrameBuffer,
+        buffer::{Content, FrameBuffer},
         delay::DelayEstimator,
         sound::{Direction, Place, SoundQueue},
     },
@@ -73,7 +73,7 @@ fn playout(c: &mut Criterion) {
         b.iter(|| {
             packet += 1;
             let timestamp = packet as i64 * 480;
-            buffer.insert(packet, timestamp, 480, false, &[7; 80]);
+            buffer.insert(packet, timestamp, 480, Content::Opus, &[7; 80]);
             delay.arrived(packet as f64 * 10.0, 40.0 + (packet % 7) as f64, 10.0);
             if let Some(frame) = buffer.take(packet) {
                 buffer.recycle(frame);

@@ -12,10 +12,13 @@ use std::{
 
 use cooee_media::{
     VoicePacket,
-    codec::{Application, FrameDuration},
+    codec::{Application, FrameDuration, bundle::Bundle, opus},
     jitter::delay::WindowedMinimum,
     loss::Code,
-    voice::{OperatingPoint, VoiceConfig, VoiceReceiver, VoiceSender},
+    voice::{
+        OperatingPoint, PAYLOAD_TYPE_BUNDLE, PAYLOAD_TYPE_OPUS, VoiceConfig, VoiceReceiver,
+        VoiceSender,
+    },
 };
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha12Rng;
@@ -27,6 +30,8 @@ const REPORT_BYTES: usize = 120;
 struct Condition {
     point: OperatingPoint,
     adaptive: bool,
+    /// The receiver takes bundles.
+    bundles: bool,
     config: VoiceConfig,
     loss: f64,
     /// Mean length of a loss burst, in packets; 1 is random loss.
@@ -52,6 +57,7 @@ impl Default for Condition {
         Self {
             point: OperatingPoint::QUIET,
             adaptive: false,
+            bundles: true,
             config: VoiceConfig::default(),
             loss: 0.0,
             burst: 1.0,
@@ -90,6 +96,8 @@ impl Condition {
                 self.point.frame =
                     FrameDuration::from_samples(samples).ok_or("no such frame length")?;
             }
+            "bundled" => self.point.bundled = number()? as u8,
+            "bundles" => self.bundles = number()? > 0.0,
             "app" => {
                 self.point.application = match value {
                     "low" => Application::LowDelay,
@@ -186,10 +194,13 @@ impl Link {
     }
 }
 
-/// Samples in a packet of plain Opus.
+/// Samples in a packet without redundancy.
 fn opus_samples(packet: &VoicePacket) -> Option<usize> {
-    let plain = packet.payload_type == cooee_media::voice::PAYLOAD_TYPE_OPUS;
-    plain.then(|| cooee_media::codec::opus::packet_samples(&packet.payload).ok())?
+    match packet.payload_type {
+        PAYLOAD_TYPE_OPUS => opus::packet_samples(&packet.payload).ok(),
+        PAYLOAD_TYPE_BUNDLE => Bundle::parse(&packet.payload).ok().map(|bundle| bundle.samples()),
+        _ => None,
+    }
 }
 
 fn read(path: &str) -> Vec<f32> {
@@ -236,6 +247,7 @@ fn run(condition: &Condition, sound: &[f32]) -> (Vec<f32>, String) {
     let mut config = condition.config;
     config.fixed = (!condition.adaptive).then_some(condition.point);
     let mut sender = VoiceSender::new(config).expect("sender");
+    sender.set_bundles(condition.bundles);
     let mut receiver = VoiceReceiver::new(config).expect("receiver");
     let mut link = Link::new(condition.seed);
     let mut back = Link::new(condition.seed ^ 1);

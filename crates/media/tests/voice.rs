@@ -148,6 +148,7 @@ fn fixed(
 ) -> VoiceConfig {
     let point = OperatingPoint {
         frame,
+        bundled: 1,
         application,
         codec_bits_per_s: bits,
         code,

@@ -44,7 +44,7 @@ pub(crate) fn is_found(network: &Network, folder: &Path, secrets: &Secrets) -> R
     for (what, _) in secrets {
         ensure!(seen.iter().any(|sighting| sighting.what == *what), "{what} went unseen");
     }
-    let streams = streams(&packets, VOICE, 100);
+    let streams = streams(&packets, &VOICE, 100);
     ensure!(streams.len() == 2, "speech in the clear went unseen");
     for stream in &streams {
         let (windows, best) = likeness(mouth, &stream.decode());

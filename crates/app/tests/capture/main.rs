@@ -233,7 +233,7 @@ fn check_speech(
 ) -> Result<()> {
     let servers = ["sn1", "sn2"].map(|host| network.ipv4(host).map(IpAddr::from));
     // Each relayed stream is seen once more from the relay on.
-    let streams = streams(packets, VOICE, 100);
+    let streams = streams(packets, &VOICE, 100);
     let from_users = || streams.iter().filter(|stream| !servers.contains(&Some(stream.from)));
     let captured: usize = from_users().map(|stream| stream.packets.len()).sum();
     let number = |record: &Value, key: &str| record[key].as_u64().unwrap_or(0);

@@ -14,7 +14,9 @@ use cooee_lab::{
 };
 use cooee_media::{
     VoicePacket,
-    voice::{PAYLOAD_TYPE_OPUS, PAYLOAD_TYPE_REDUNDANT, VoiceConfig, VoiceReceiver},
+    voice::{
+        PAYLOAD_TYPE_BUNDLE, PAYLOAD_TYPE_OPUS, PAYLOAD_TYPE_REDUNDANT, VoiceConfig, VoiceReceiver,
+    },
 };
 
 pub(crate) const RATE_HZ: u32 = 48_000;
@@ -24,7 +26,7 @@ const STEP: usize = 480;
 const LEAD_S: usize = 1;
 
 /// Payload types of voice.
-pub(crate) const VOICE: [u8; 2] = [PAYLOAD_TYPE_OPUS, PAYLOAD_TYPE_REDUNDANT];
+pub(crate) const VOICE: [u8; 3] = [PAYLOAD_TYPE_OPUS, PAYLOAD_TYPE_REDUNDANT, PAYLOAD_TYPE_BUNDLE];
 
 /// One RTP stream as it was captured on one of its hops.
 #[derive(Debug)]
@@ -40,7 +42,7 @@ pub(crate) struct Stream {
 
 /// All RTP streams with at least `packets_min` packets of these payload types, plain or inside
 /// TURN over UDP.
-pub(crate) fn streams(captured: &[Packet], types: [u8; 2], packets_min: usize) -> Vec<Stream> {
+pub(crate) fn streams(captured: &[Packet], types: &[u8], packets_min: usize) -> Vec<Stream> {
     let mut streams = BTreeMap::<(IpAddr, u32), Stream>::new();
     let mut seen = BTreeSet::new();
     for packet in captured.iter().filter(|packet| packet.protocol == Protocol::Udp) {

@@ -4,6 +4,7 @@
 //! nothing else in the crate sees a pointer. When to use which setting is [`crate::voice`]'s
 //! decision, not made here.
 
+pub mod bundle;
 pub mod opus;
 
 pub use opus::{DredState, OpusDecoder, OpusEncoder};

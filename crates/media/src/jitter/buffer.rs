@@ -3,14 +3,23 @@
 //! A ring of [`SLOTS`] frames allocated at construction, keyed by packet number (the RTP sequence
 //! number, unwrapped). Duplicates are refused; at the bound the oldest frame gives way.
 
-use crate::codec::PAYLOAD_BYTES_MAX;
+use crate::codec::{PAYLOAD_BYTES_MAX, bundle::Bundle};
 
 /// Frames held at most: 2 s of 10 ms frames, more of longer ones. Chosen.
 pub const SLOTS: usize = 200;
 
 type Payload = Box<[u8; PAYLOAD_BYTES_MAX]>;
 
-/// One encoded frame.
+/// What the bytes of a frame are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// One Opus packet.
+    Opus,
+    /// Several, as they came in one payload.
+    Bundle,
+}
+
+/// The encoded sound of one packet.
 #[derive(Clone)]
 pub struct Frame {
     /// Packet number it belongs to.
@@ -19,16 +28,28 @@ pub struct Frame {
     pub timestamp: i64,
     /// Samples it decodes to.
     pub samples: usize,
-    /// Whether it came by repair and not in its own packet.
-    pub repaired: bool,
+    content: Content,
     bytes: usize,
     payload: Payload,
 }
 
 impl Frame {
-    /// The Opus payload.
-    pub fn payload(&self) -> &[u8] {
-        &self.payload[..self.bytes]
+    /// Its Opus packets, in order of time.
+    pub fn packets(&self) -> impl Iterator<Item = &[u8]> {
+        let payload = &self.payload[..self.bytes];
+        let (alone, bundle) = match self.content {
+            Content::Opus => (Some(payload), None),
+            Content::Bundle => (None, Bundle::parse(payload).ok()),
+        };
+        let count = bundle.map_or(0, |bundle| bundle.parts().len());
+        let part =
+            move |index: usize| bundle.map_or(&[][..], |bundle| bundle.parts()[index].packet);
+        alone.into_iter().chain((0..count).map(part))
+    }
+
+    /// Its first Opus packet.
+    pub fn first_packet(&self) -> &[u8] {
+        self.packets().next().unwrap_or_default()
     }
 }
 
@@ -69,7 +90,7 @@ impl FrameBuffer {
         packet: u64,
         timestamp: i64,
         samples: usize,
-        repaired: bool,
+        content: Content,
         payload: &[u8],
     ) -> Insertion {
         if payload.len() > PAYLOAD_BYTES_MAX {
@@ -95,7 +116,7 @@ impl FrameBuffer {
             packet,
             timestamp,
             samples,
-            repaired,
+            content,
             bytes: payload.len(),
             payload: kept,
         });
@@ -184,9 +205,9 @@ mod tests {
         let mut buffer = FrameBuffer::default();
         for packet in [3_u64, 1, 2] {
             let timestamp = packet as i64 * 480;
-            assert_eq!(buffer.insert(packet, timestamp, 480, false, &[1]), Insertion::Kept);
+            assert_eq!(buffer.insert(packet, timestamp, 480, Content::Opus, &[1]), Insertion::Kept);
         }
-        assert_eq!(buffer.insert(2, 960, 480, true, &[1]), Insertion::Duplicate);
+        assert_eq!(buffer.insert(2, 960, 480, Content::Opus, &[1]), Insertion::Duplicate);
         assert_eq!(buffer.next_from(0).map(|f| f.packet), Some(1));
         assert_eq!(buffer.next_from(960).map(|f| f.packet), Some(2));
         assert_eq!(buffer.drop_before(1_440), 2);
@@ -197,10 +218,10 @@ mod tests {
     fn a_full_ring_lets_the_oldest_go() {
         let mut buffer = FrameBuffer::default();
         for packet in 0..3 * SLOTS as u64 {
-            buffer.insert(packet, packet as i64 * 480, 480, false, &[0; 80]);
+            buffer.insert(packet, packet as i64 * 480, 480, Content::Opus, &[0; 80]);
         }
         assert_eq!(buffer.len(), SLOTS);
         assert_eq!(buffer.next_from(0).map(|f| f.packet), Some(2 * SLOTS as u64));
-        assert_eq!(buffer.insert(1, 480, 480, false, &[1]), Insertion::TooOld);
+        assert_eq!(buffer.insert(1, 480, 480, Content::Opus, &[1]), Insertion::TooOld);
     }
 }

@@ -67,6 +67,11 @@ const LATENESS_MS_MIN: f64 = -40.0;
 /// less.
 const FORGET_ABOVE_MS: f64 = 300.0;
 const FORGET_FACTOR: f64 = 2.5;
+
+/// The same beyond the frame's own length for frames from [`LONG_FRAME_MS`] on: they go where the
+/// room is little, come without repairs, and their length is most of their lateness.
+const FORGET_ABOVE_LONG_MS: f64 = 60.0;
+const LONG_FRAME_MS: f64 = 120.0;
 const RECENT_MS: f64 = 3_000.0;
 const FORGET_MS_PER_S: f64 = 150.0;
 
@@ -234,7 +239,7 @@ impl DelayEstimator {
         self.follow(base_ms, frame_ms);
         let lateness_ms = transit_ms - self.origin_ms;
         self.recent.add(self.now_ms, base_ms - transit_ms);
-        self.forget_queue();
+        self.forget_queue(frame_ms);
         self.short.add(lateness_ms, frame_ms);
         self.long.add(lateness_ms, frame_ms);
         let wanted_ms = self.short.target_ms().max(self.long.target_ms());
@@ -258,9 +263,12 @@ impl DelayEstimator {
         self.origin_ms += off_ms.clamp(-step_ms, step_ms);
     }
 
-    fn forget_queue(&mut self) {
-        let greatest_ms = -self.recent.get();
-        let gone = self.target_ms() > FORGET_ABOVE_MS.max(FORGET_FACTOR * greatest_ms);
+    fn forget_queue(&mut self, frame_ms: f64) {
+        let is_long = frame_ms >= LONG_FRAME_MS;
+        let (above_ms, frame_ms) =
+            if is_long { (FORGET_ABOVE_LONG_MS, frame_ms) } else { (FORGET_ABOVE_MS, 0.0) };
+        let greatest_ms = -self.recent.get() - frame_ms;
+        let gone = self.target_ms() - frame_ms > above_ms.max(FORGET_FACTOR * greatest_ms);
         if gone && !self.forgetting {
             self.forgetting = true;
             self.short.clear();

@@ -25,6 +25,8 @@ const LOW: f64 = 24_000.0;
 pub struct RateControl {
     overhead_bytes: usize,
     payload_bits_per_s_max: f64,
+    /// The other side can play bundles.
+    bundles: bool,
     path: PathEstimator,
     severity: Severity,
     better_since: Option<Instant>,
@@ -39,10 +41,11 @@ impl RateControl {
         let max = f64::from(config.payload_bits_per_s_max);
         let path = PathEstimator::new(config.wire_bits_per_s_start);
         let planned = path.rate();
-        let point = plan(planned, config.overhead_bytes, max, Severity::None);
+        let point = plan(planned, config.overhead_bytes, max, (Severity::None, false));
         Self {
             overhead_bytes: config.overhead_bytes,
             payload_bits_per_s_max: max,
+            bundles: false,
             path,
             severity: Severity::None,
             better_since: None,
@@ -99,8 +102,16 @@ impl RateControl {
 
     fn replan(&mut self) {
         self.planned = self.path.rate();
-        self.point =
-            plan(self.planned, self.overhead_bytes, self.payload_bits_per_s_max, self.severity);
+        let (overhead_bytes, max) = (self.overhead_bytes, self.payload_bits_per_s_max);
+        self.point = plan(self.planned, overhead_bytes, max, (self.severity, self.bundles));
+    }
+
+    /// Whether the other side can play bundles.
+    pub fn set_bundles(&mut self, taken: bool) {
+        if taken != self.bundles {
+            self.bundles = taken;
+            self.replan();
+        }
     }
 
     /// Header bytes of each packet on the path.

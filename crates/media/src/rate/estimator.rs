@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use super::{
     Feedback,
-    window::{FULL_LOST, Told, WINDOW_MS, WINDOW_PACKETS, Window},
+    sizes::SentSizes,
+    window::{FULL_LOST, QUEUEING_MS_MAX, Told, WINDOW_MS, WINDOW_PACKETS, Window},
 };
 
 /// Packets whose sending is remembered: 2.5 s of 10 ms frames.
@@ -40,9 +41,10 @@ const INCREASE_START: f64 = 1.6;
 const START_ROUND_MS_MIN: f64 = 100.0;
 pub(super) const RICH: f64 = 110_000.0;
 
-/// Growth per second while the queue is clear: where the path was never full, where it once was,
-/// and there below [`LOW`].
+/// Growth per second while the queue is clear: where the path was never full and there below
+/// [`LOW`], where it once was, and there below [`LOW`].
 const INCREASE_PER_S_START: f64 = 1.5;
+const INCREASE_PER_S_START_LOW: f64 = 1.25;
 const INCREASE_PER_S: f64 = 1.08;
 const INCREASE_PER_S_LOW: f64 = 1.015;
 
@@ -80,23 +82,27 @@ const SILENCE_DECREASE: f64 = 0.5;
 /// A sender that was quiet for this long has no reports to miss.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// Below this rate reports are rare anyway and silence says nothing.
-const SILENCE_RATE_MIN: f64 = 20_000.0;
+/// At this rate and below reports are rare, and come through a queue: there it takes longer until
+/// silence says something. A rate that still fills the queue in which reports drown must end too.
+const SILENCE_RATE_RARE: f64 = 20_000.0;
+const SILENCE_RARE: Duration = Duration::from_millis(2_800);
 
 /// Time constants of smoothing in reports.
 const LOSS_SMOOTHING_PACKETS: f64 = 150.0;
 
-/// Packets by which one may overtake another before it counts as lost.
+/// Packets by which one may overtake another before it counts as lost, and by how much time.
 const REORDERED: u16 = 2;
+const REORDERED_TIME: Duration = Duration::from_millis(100);
 
-/// Rates in bit/s between which the estimate moves: 1.2 kB/s to 24 kB/s.
-const RATE_MIN: f64 = 9_600.0;
+/// Rates in bit/s between which the estimate moves: 1 kB/s to 24 kB/s.
+const RATE_MIN: f64 = 8_000.0;
 const RATE_MAX: f64 = 192_000.0;
 
 /// The state.
 #[derive(Clone, Debug)]
 pub(super) struct PathEstimator {
     sent: Box<[Option<(u16, Instant, usize)>; SENT]>,
+    sizes: SentSizes,
     counted: Option<u16>,
     rate: f64,
     /// Bit/s that got through when the path was last full.
@@ -141,6 +147,7 @@ impl PathEstimator {
     pub(super) fn new(rate: u32) -> Self {
         Self {
             sent: Box::new([None; SENT]),
+            sizes: SentSizes::default(),
             counted: None,
             rate: f64::from(rate).clamp(RATE_MIN, RATE_MAX),
             capacity: None,
@@ -214,15 +221,17 @@ impl PathEstimator {
     /// Notes a packet sent, with its length on the wire.
     pub(super) fn sent(&mut self, now: Instant, sequence: u16, wire_bytes: usize) {
         self.sent[usize::from(sequence) % SENT] = Some((sequence, now, wire_bytes));
+        self.sizes.sent(now, wire_bytes);
         let paused = self.last_sent.is_none_or(|last| now.saturating_duration_since(last) > PAUSE);
         self.last_sent = Some(now);
         let since = *self.silent_since.get_or_insert(now);
+        let patience = if self.rate > SILENCE_RATE_RARE { SILENCE } else { SILENCE_RARE };
         if paused {
             self.silent_since = Some(now);
-        } else if now.saturating_duration_since(since) >= SILENCE && self.rate > SILENCE_RATE_MIN {
+        } else if now.saturating_duration_since(since) >= patience {
             self.rate = (self.rate * SILENCE_DECREASE).max(RATE_MIN);
             self.is_fast = false;
-            self.silent_since = now.checked_sub(SILENCE - SILENCE_AGAIN);
+            self.silent_since = now.checked_sub(patience - SILENCE_AGAIN);
         }
     }
 
@@ -243,8 +252,7 @@ impl PathEstimator {
             self.round_trip_ms = Some(before_ms + 0.125 * (sample_ms - before_ms));
         }
         let (mut sum_ms, mut arrived) = (0.0, 0.0);
-        // The last two may be late only: the next report has them again.
-        let decided = feedback.newest_sequence.wrapping_sub(REORDERED);
+        let decided = self.decided(feedback.newest_sequence);
         for (sequence, queueing) in feedback.packets() {
             if sequence.wrapping_sub(decided) as i16 > 0 {
                 continue;
@@ -258,10 +266,14 @@ impl PathEstimator {
             if !self.congested || queueing.is_some() {
                 self.count(queueing.is_none());
             }
-            let queueing_ms = queueing.map(f64::from);
+            let longer_ms = self.longer_ms(wire_bytes);
+            // What is beyond all telling stays so.
+            let beyond =
+                |ms: f64| if ms >= QUEUEING_MS_MAX { ms } else { (ms - longer_ms).max(0.0) };
+            let queueing_ms = queueing.map(|ms| beyond(f64::from(ms)));
             let since = *self.first_sent.get_or_insert(sent);
             let sent_ms = sent.saturating_duration_since(since).as_secs_f64() * 1e3;
-            self.told[self.told_next] = Told { sent_ms, wire_bytes, queueing_ms };
+            self.told[self.told_next] = Told { sent_ms, wire_bytes, queueing_ms, longer_ms };
             self.told_next = (self.told_next + 1) % WINDOW_PACKETS;
             self.told_len = (self.told_len + 1).min(WINDOW_PACKETS);
             sum_ms += queueing_ms.unwrap_or(0.0);
@@ -284,6 +296,27 @@ impl PathEstimator {
         }
     }
 
+    /// How much longer than the shortest packets of late one takes on a slow path.
+    fn longer_ms(&self, wire_bytes: usize) -> f64 {
+        if self.rate > NARROW {
+            return 0.0;
+        }
+        let rate = self.capacity.unwrap_or(self.rate).max(self.rate);
+        self.sizes.beyond_least(wire_bytes) * 8e3 / rate
+    }
+
+    /// The newest packet of which a report about `newest` decides whether it was lost: the last two
+    /// may be late only, and the next report has them again.
+    fn decided(&self, newest: u16) -> u16 {
+        let Some((sent, _)) = self.find(newest) else { return newest.wrapping_sub(REORDERED) };
+        let overtaken = (1..=REORDERED).rev().find(|back| {
+            let before = self.find(newest.wrapping_sub(*back));
+            before.is_some_and(|(at, _)| sent.saturating_duration_since(at) < REORDERED_TIME)
+        });
+        // Nothing sent so long before it was overtaken.
+        newest.wrapping_sub(overtaken.map_or(0, |_| REORDERED))
+    }
+
     fn adapt(&mut self, now: Instant, window: Window, seconds: f64, using: f64) {
         if std::mem::take(&mut self.is_new) && window.lost < FULL_LOST && !window.is_saturated() {
             // Receivers tell of delays above the least that they remember, the old path's: a
@@ -296,7 +329,7 @@ impl PathEstimator {
         let round_trip_ms = self.round_trip_ms.unwrap_or(0.0);
         self.congested = window.is_congested(self.foreign_ms, self.rate, round_trip_ms)
             || (full && !window.is_clear(self.foreign_ms, self.rate) && window.slope > 0.0);
-        self.learn_capacity(window);
+        self.learn_capacity(now, window);
         if self.congested {
             if !held {
                 self.decrease(now, window);
@@ -317,10 +350,14 @@ impl PathEstimator {
     }
 
     /// While a queue drains the path is busy and what gets through is all that it can carry.
-    fn learn_capacity(&mut self, window: Window) {
+    fn learn_capacity(&mut self, now: Instant, window: Window) {
         let busy = window.least_ms > BUSY_MS + self.foreign_ms && !window.is_saturated();
         if let (Some(capacity), true, true) = (self.capacity, busy, self.lowered_at_ms.is_some()) {
             self.capacity = Some(capacity.max(window.through));
+        }
+        if let (Some(_), Some(busy), true) = (self.capacity, window.busy, self.rate < LOW) {
+            self.capacity = Some(busy);
+            self.probe_at = now.checked_add(self.probe_after * PATIENCE_LOW);
         }
     }
 
@@ -334,6 +371,7 @@ impl PathEstimator {
                     let round_ms = self.round_trip_ms.unwrap_or(0.0).max(START_ROUND_MS_MIN);
                     INCREASE_START.powf(1e3 / round_ms)
                 }
+                None if self.rate < LOW => INCREASE_PER_S_START_LOW,
                 None => INCREASE_PER_S_START,
             };
             self.rate *= growth.powf(seconds);
@@ -351,7 +389,7 @@ impl PathEstimator {
     fn decrease(&mut self, now: Instant, window: Window) {
         self.is_fast = false;
         // The effect is seen one round trip and one window later.
-        let wait_ms = self.round_trip_ms.unwrap_or(200.0) + WINDOW_MS;
+        let wait_ms = self.round_trip_ms.unwrap_or(200.0) + WINDOW_MS.max(window.span_ms);
         self.hold_until = now.checked_add(Duration::from_secs_f64(wait_ms / 1e3));
         let draining = window.slope < -0.05
             || self.lowered_at_ms.is_some_and(|before_ms| window.mean_ms < 0.8 * before_ms);

@@ -12,6 +12,7 @@ mod estimator;
 pub mod feedback;
 pub mod log;
 mod plan;
+mod sizes;
 mod window;
 
 pub use control::RateControl;

@@ -14,10 +14,19 @@ const STANDING_DEVIATIONS: f64 = 2.0;
 /// Share of the standing queue below which the rate may rise.
 const CLEAR_SHARE: f64 = 0.4;
 
+/// A packet that was late by so much beyond its own length waited behind another, and so many that
+/// did tell what the path carries. Chosen: reports count in ms.
+const WAITED_MS: f64 = 15.0;
+const BUSY_PAIRS_MIN: u32 = 3;
+
 /// Packets looked back on, in ms of sending and in number at most and least.
 pub(super) const WINDOW_MS: f64 = 800.0;
 pub(super) const WINDOW_PACKETS: usize = 96;
 const WINDOW_PACKETS_MIN: usize = 5;
+
+/// So many packets are looked at in any case, if they are not older than this.
+const WINDOW_PACKETS_LONG: usize = 6;
+const WINDOW_MS_LONG: f64 = 1_600.0;
 
 /// Loss that is never random: no redundancy makes up for it. A queue that has been full for longer
 /// than receivers remember the least transit shows no delay any more, only this.
@@ -31,7 +40,7 @@ const SLOW_MS: f64 = 700.0;
 pub(super) const FULL_LOST: f64 = 0.08;
 
 /// Longest delay that a report can tell, in ms.
-const QUEUEING_MS_MAX: f64 = 254.0;
+pub(super) const QUEUEING_MS_MAX: f64 = 254.0;
 
 /// One packet of which a report told.
 #[derive(Clone, Copy, Debug, Default)]
@@ -39,6 +48,34 @@ pub(super) struct Told {
     pub(super) sent_ms: f64,
     pub(super) wire_bytes: usize,
     pub(super) queueing_ms: Option<f64>,
+    /// How much longer than the shortest packets of late this one took to be sent; counted in the
+    /// delay that was told, not in `queueing_ms`.
+    pub(super) longer_ms: f64,
+}
+
+impl Told {
+    /// When it arrived, less the least time that a packet of late was on the way.
+    fn arrived_ms(&self) -> Option<f64> {
+        Some(self.sent_ms + self.queueing_ms? + self.longer_ms)
+    }
+}
+
+/// Bit/s between the arrivals of packets that waited behind the one before them.
+fn busy<'t>(told: impl Iterator<Item = &'t Told> + Clone) -> Option<f64> {
+    let (mut pairs, mut bytes, mut ms) = (0, 0.0, 0.0);
+    for (before, after) in told.clone().zip(told.skip(1)) {
+        let (Some(first_ms), Some(last_ms)) = (before.arrived_ms(), after.arrived_ms()) else {
+            continue;
+        };
+        let tells = |told: &Told| told.queueing_ms.is_some_and(|ms| ms < QUEUEING_MS_MAX);
+        let waited = after.queueing_ms.is_some_and(|ms| ms >= WAITED_MS);
+        if tells(before) && tells(after) && waited && last_ms > first_ms {
+            pairs += 1;
+            bytes += after.wire_bytes as f64;
+            ms += last_ms - first_ms;
+        }
+    }
+    (pairs >= BUSY_PAIRS_MIN).then(|| bytes * 8e3 / ms)
 }
 
 /// What the packets of the last [`WINDOW_MS`] say together.
@@ -53,6 +90,11 @@ pub(super) struct Window {
     pub(super) lost: f64,
     /// Bit/s that arrived.
     pub(super) through: f64,
+    /// The same counted only where a packet waited behind the one before it, which says what the
+    /// path can carry; `None` unless [`BUSY_PAIRS_MIN`] packets did.
+    pub(super) busy: Option<f64>,
+    /// Milliseconds of sending that were looked at.
+    pub(super) span_ms: f64,
 }
 
 impl Window {
@@ -61,7 +103,15 @@ impl Window {
         told: impl Iterator<Item = &'t Told> + Clone,
         newest_ms: f64,
     ) -> Option<Self> {
-        let told = || told.clone().filter(|t| newest_ms - t.sent_ms <= WINDOW_MS);
+        let all = told.clone().count();
+        let told = || {
+            let numbered = told.clone().enumerate().filter(move |(index, told)| {
+                let is_late = index + WINDOW_PACKETS_LONG >= all;
+                newest_ms - told.sent_ms <= if is_late { WINDOW_MS_LONG } else { WINDOW_MS }
+            });
+            numbered.map(|(_, told)| told)
+        };
+        let oldest_ms = told().map(|told| told.sent_ms).fold(newest_ms, f64::min);
         let arrived = || told().filter_map(|t| Some((t.sent_ms - newest_ms, t.queueing_ms?)));
         let count = arrived().count() as f64;
         if told().count() < WINDOW_PACKETS_MIN || count < 2.0 {
@@ -88,6 +138,8 @@ impl Window {
             deviation_ms: arrived().map(off).sum::<f64>() / count,
             lost: 1.0 - count / told().count() as f64,
             through: bytes * 8e3 / (last_ms - first_ms).max(1.0),
+            busy: busy(told()),
+            span_ms: newest_ms - oldest_ms,
         })
     }
 

@@ -34,6 +34,8 @@ const DUPLICATION: Duration = Duration::from_millis(500);
 const COPIES_MAX: usize = 4;
 /// Voice packets further apart than this are pauses.
 const SPACING_MAX: Duration = Duration::from_millis(300);
+/// A side that sent voice this lately is sending it: bundles of 240 ms and some.
+const SENDING: Duration = Duration::from_millis(400);
 /// The peer heard nothing of flowing voice for so long: worse than jitter (chosen).
 const UNHEARD_MIN: Duration = Duration::from_millis(150);
 /// The same where there is little room.
@@ -128,7 +130,7 @@ impl Liveness {
     }
 
     fn is_sending_voice(&self, now: Instant) -> bool {
-        self.voice_sent_at.is_some_and(|at| at + Duration::from_millis(250) > now)
+        self.voice_sent_at.is_some_and(|at| at + SENDING > now)
     }
 }
 

@@ -26,8 +26,9 @@ pub(super) const WARM_INTERVAL: Duration = Duration::from_millis(500);
 pub(super) const FRESH_SLOW: Duration = Duration::from_millis(11_000);
 
 /// Reports where there is little room: on the path of the media (feedback comes with them), on the
-/// warm path, on others. Chosen: 8 % of 1.5 kB/s.
-const CROWDED_INTERVAL: Duration = Duration::from_millis(1_000);
+/// warm path, on others. Chosen: 8 % of 1.5 kB/s. The voice engine's feedback, each second at least
+/// while packets arrive, is a report too: another one beside it would be too many.
+const CROWDED_INTERVAL: Duration = Duration::from_millis(1_700);
 const CROWDED_WARM_INTERVAL: Duration = Duration::from_millis(5_000);
 const CROWDED_OTHER_INTERVAL: Duration = Duration::from_secs(20);
 /// Paths that a report tells of there.

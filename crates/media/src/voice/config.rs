@@ -1,15 +1,18 @@
 //! What a caller may choose about a voice direction, and one point of operation of the sender.
 
 use crate::{
-    codec::{Application, FrameDuration},
+    codec::{Application, FrameDuration, bundle::Bundler},
     loss::Code,
 };
 
 /// How the sender encodes at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OperatingPoint {
-    /// Sound in one packet.
+    /// Sound in one Opus packet.
     pub frame: FrameDuration,
+    /// Opus packets in one packet on the wire, 1 to 4; more than one is a bundle, without
+    /// redundancy.
+    pub bundled: u8,
     /// The encoder's tuning.
     pub application: Application,
     /// Bit rate of the Opus frames alone, in bit/s.
@@ -26,6 +29,7 @@ impl OperatingPoint {
     /// The quiet path's point: 10 ms frames, 2.5 ms look-ahead.
     pub const QUIET: Self = Self {
         frame: FrameDuration::Ms10,
+        bundled: 1,
         application: Application::LowDelay,
         codec_bits_per_s: 64_000,
         code: None,
@@ -39,16 +43,24 @@ impl OperatingPoint {
         (bits / 8 / crate::codec::SAMPLE_RATE_HZ as usize).max(2)
     }
 
+    /// Samples in one packet on the wire.
+    pub fn packet_samples(&self) -> usize {
+        self.frame.samples() * usize::from(self.bundled.max(1))
+    }
+
     /// Bytes of one packet's payload at this point.
     pub fn payload_bytes(&self) -> usize {
         let frame_bytes = self.frame_bytes();
+        if self.bundled > 1 {
+            return Bundler::payload_bytes(usize::from(self.bundled), frame_bytes);
+        }
         self.code.map_or(frame_bytes, |code| code.payload_bytes(frame_bytes))
     }
 
     /// Bit/s on the wire with `overhead_bytes` of headers in each packet.
     pub fn wire_bits_per_s(&self, overhead_bytes: usize) -> u32 {
         let bytes = self.payload_bytes() + overhead_bytes;
-        (bytes * 8 * crate::codec::SAMPLE_RATE_HZ as usize / self.frame.samples()) as u32
+        (bytes * 8 * crate::codec::SAMPLE_RATE_HZ as usize / self.packet_samples()) as u32
     }
 }
 

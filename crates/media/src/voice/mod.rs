@@ -21,5 +21,8 @@ pub const PAYLOAD_TYPE_OPUS: u8 = 111;
 /// RTP payload type of Opus with redundancy (`docs/protocol/voice.md`).
 pub const PAYLOAD_TYPE_REDUNDANT: u8 = 112;
 
+/// RTP payload type of several Opus packets in one (`docs/protocol/voice.md`).
+pub const PAYLOAD_TYPE_BUNDLE: u8 = 113;
+
 /// Longest payload a sender emits, in bytes: fits every path MTU with headers and relay framing.
 pub const PAYLOAD_BYTES_MAX: usize = 1_100;

@@ -8,12 +8,15 @@
 use std::time::Instant;
 
 use super::{
-    PAYLOAD_BYTES_MAX, PAYLOAD_TYPE_OPUS, PAYLOAD_TYPE_REDUNDANT, SenderStatistics, VoiceConfig,
-    config::OperatingPoint, pool::PayloadPool,
+    PAYLOAD_BYTES_MAX, PAYLOAD_TYPE_BUNDLE, PAYLOAD_TYPE_OPUS, PAYLOAD_TYPE_REDUNDANT,
+    SenderStatistics, VoiceConfig, config::OperatingPoint, pool::PayloadPool,
 };
 use crate::{
     VoicePacket,
-    codec::{Application, Bandwidth, CodecError, FRAME_SAMPLES_MAX, OpusEncoder},
+    codec::{
+        Application, Bandwidth, CodecError, FRAME_SAMPLES_MAX, OpusEncoder,
+        bundle::{BUNDLED_BYTES_MAX, BUNDLED_MAX, Bundler},
+    },
     loss::{COVERED_FRAME_BYTES_MAX, Payload, SendWindow},
     rate::{Feedback, RateControl},
 };
@@ -36,6 +39,9 @@ pub struct VoiceSender {
     point: OperatingPoint,
     rate: RateControl,
     window: SendWindow,
+    bundler: Bundler,
+    /// Timestamp of the first packet in it.
+    bundle_timestamp: u32,
     pool: PayloadPool,
     /// [`PRIMING_SAMPLES`] of the past, then the frame being collected.
     sound: Vec<f32>,
@@ -61,6 +67,8 @@ impl VoiceSender {
             point,
             rate,
             window: SendWindow::default(),
+            bundler: Bundler::default(),
+            bundle_timestamp: 0,
             pool: PayloadPool::default(),
             sound: Vec::with_capacity(PRIMING_SAMPLES + FRAME_SAMPLES_MAX),
             // 2^16 packets before the first: earlier numbers exist, so nothing can underflow.
@@ -106,6 +114,7 @@ impl VoiceSender {
         self.sound.truncate(kept);
         self.timestamp = self.timestamp.wrapping_add((unsent + samples) as u32);
         self.talking = false;
+        self.bundler.clear();
     }
 
     /// Takes a report of the receiver.
@@ -122,6 +131,11 @@ impl VoiceSender {
     /// The handshake told of little room: start with so many bit/s on the wire.
     pub fn start_at(&mut self, bits_per_s: u32) {
         self.rate.start_at(bits_per_s);
+    }
+
+    /// Whether the other side can play bundles; until it says so, none is sent.
+    pub fn set_bundles(&mut self, taken: bool) {
+        self.rate.set_bundles(taken);
     }
 
     /// The path changed: what was learnt of the old one no longer holds.
@@ -167,7 +181,6 @@ impl VoiceSender {
     }
 
     fn emit_frame(&mut self, now: Instant, frame: usize, emit: &mut dyn FnMut(VoicePacket)) {
-        let mut payload = [0; PAYLOAD_BYTES_MAX];
         let mut opus = [0; PAYLOAD_BYTES_MAX];
         let frame_bytes = self.point.frame_bytes().min(PAYLOAD_BYTES_MAX - 1);
         let sound = &self.sound[PRIMING_SAMPLES..PRIMING_SAMPLES + frame];
@@ -177,30 +190,70 @@ impl VoiceSender {
         };
         let limit = if self.config.variable_bit_rate { opus.len() } else { frame_bytes };
         match encoder.encode(sound, &mut opus[..limit]) {
-            Ok(bytes) => {
-                let redundant = self.add_redundancy(&opus[..bytes], &mut payload);
-                let (payload_type, payload) = match redundant {
-                    Some(length) => (PAYLOAD_TYPE_REDUNDANT, &payload[..length]),
-                    None => (PAYLOAD_TYPE_OPUS, &opus[..bytes]),
-                };
-                let packet = VoicePacket {
-                    sequence: self.packet as u16,
-                    timestamp: self.timestamp,
-                    payload_type,
-                    marker: !self.talking,
-                    payload: self.pool.payload(payload),
-                };
-                self.talking = true;
-                self.statistics.packets += 1;
-                self.statistics.payload_bytes += packet.payload.len() as u64;
-                self.rate.sent(now, packet.sequence, packet.payload.len());
-                self.window.remember(self.packet, &opus[..bytes]);
-                self.packet += 1;
-                emit(packet);
+            Ok(bytes) => self.send_frame(now, &opus[..bytes], emit),
+            Err(_) => {
+                self.statistics.encode_errors += 1;
+                // What follows does not follow without a gap.
+                self.send_bundle(now, emit);
             }
-            Err(_) => self.statistics.encode_errors += 1,
         }
         self.timestamp = self.timestamp.wrapping_add(frame as u32);
+    }
+
+    /// Sends a frame, alone or when its bundle is complete.
+    fn send_frame(&mut self, now: Instant, opus: &[u8], emit: &mut dyn FnMut(VoicePacket)) {
+        let wanted = usize::from(self.point.bundled).min(BUNDLED_MAX);
+        if wanted > 1 && opus.len() <= BUNDLED_BYTES_MAX {
+            if self.bundler.is_empty() {
+                self.bundle_timestamp = self.timestamp;
+            }
+            self.bundler.push(opus);
+            if self.bundler.len() >= wanted {
+                self.send_bundle(now, emit);
+            }
+            return;
+        }
+        self.send_bundle(now, emit);
+        let mut payload = [0; PAYLOAD_BYTES_MAX];
+        let redundant = self.add_redundancy(opus, &mut payload);
+        let (payload_type, payload) = match redundant {
+            Some(length) => (PAYLOAD_TYPE_REDUNDANT, &payload[..length]),
+            None => (PAYLOAD_TYPE_OPUS, opus),
+        };
+        self.window.remember(self.packet, opus);
+        self.send(now, self.timestamp, (payload_type, payload), emit);
+    }
+
+    /// Sends what is collected of a bundle, if anything is. Parity never covers bundles: the window
+    /// ends where a packet was not remembered.
+    fn send_bundle(&mut self, now: Instant, emit: &mut dyn FnMut(VoicePacket)) {
+        let mut payload = [0; PAYLOAD_BYTES_MAX];
+        if let Some(length) = self.bundler.write(&mut payload) {
+            let payload = (PAYLOAD_TYPE_BUNDLE, &payload[..length]);
+            self.send(now, self.bundle_timestamp, payload, emit);
+        }
+    }
+
+    fn send(
+        &mut self,
+        now: Instant,
+        timestamp: u32,
+        (payload_type, payload): (u8, &[u8]),
+        emit: &mut dyn FnMut(VoicePacket),
+    ) {
+        let packet = VoicePacket {
+            sequence: self.packet as u16,
+            timestamp,
+            payload_type,
+            marker: !self.talking,
+            payload: self.pool.payload(payload),
+        };
+        self.talking = true;
+        self.statistics.packets += 1;
+        self.statistics.payload_bytes += packet.payload.len() as u64;
+        self.rate.sent(now, packet.sequence, packet.payload.len());
+        self.packet += 1;
+        emit(packet);
     }
 
     /// Writes frame and parity; `None` when the frame goes out alone.
@@ -216,11 +269,11 @@ impl VoiceSender {
         Some(end)
     }
 
-    /// Between frames: goes to the point that the rate control asks for now.
+    /// Between packets: goes to the point that the rate control asks for now.
     fn change_point(&mut self) {
         let wanted = self.config.fixed.unwrap_or_else(|| self.rate.point());
         let loss_moved = self.expected_loss().abs_diff(self.applied_loss) >= LOSS_STEP_PERCENT;
-        if wanted == self.point && !loss_moved {
+        if wanted == self.point && !loss_moved || !self.bundler.is_empty() {
             return;
         }
         let primed = wanted.application != self.point.application;

@@ -92,6 +92,7 @@ pub struct CallControls {
 struct Shared {
     muted: AtomicBool,
     held: AtomicBool,
+    bundles: AtomicBool,
     statistics: Mutex<VoiceStatistics>,
 }
 
@@ -109,6 +110,11 @@ impl CallControls {
     /// Stops sending and playing, or resumes.
     pub fn set_held(&self, held: bool) {
         self.shared.held.store(held, Ordering::Relaxed);
+    }
+
+    /// Whether the other side can play bundles; until it says so, none is sent.
+    pub fn set_bundles(&self, taken: bool) {
+        self.shared.bundles.store(taken, Ordering::Relaxed);
     }
 
     /// Sounds a digit instead of the microphone; false if too many are waiting.
@@ -212,6 +218,7 @@ impl SoundPath for CallPath {
                 VoiceMessage::Rate(_) => {}
             }
         }
+        self.mouth.sender.set_bundles(self.shared.bundles.load(Ordering::Relaxed));
         while let Ok(digit) = self.digits.pop() {
             let _ = self.mouth.dtmf.push(digit);
         }

@@ -8,7 +8,7 @@ use cooee_media::{
         CandidateKind, DtlsRole, PathDescription, RemoteCandidate, SessionEvent,
         TransportParameters,
     },
-    voice::{PAYLOAD_TYPE_OPUS, PAYLOAD_TYPE_REDUNDANT},
+    voice::{PAYLOAD_TYPE_BUNDLE, PAYLOAD_TYPE_OPUS, PAYLOAD_TYPE_REDUNDANT},
 };
 use cooee_proto::{
     call::{CallId, MediaState},
@@ -94,6 +94,7 @@ struct Leg {
     local: TransportParameters,
     /// Generation that the peer has reached; the session follows it by itself.
     remote_generation: u32,
+    remote_takes_bundles: bool,
     sound: Option<(AudioLeg, CallControls)>,
     /// What was counted at the last telling.
     told: Option<(Instant, Counts)>,
@@ -108,8 +109,18 @@ impl Leg {
         events: mpsc::Sender<MediaEvent>,
     ) -> Self {
         let local = media.local_parameters().clone();
-        let (remote_generation, sound, told) = (0, None, None);
-        Self { id, controlling, media, resources, events, local, remote_generation, sound, told }
+        Self {
+            id,
+            controlling,
+            media,
+            resources,
+            events,
+            local,
+            remote_generation: 0,
+            remote_takes_bundles: false,
+            sound: None,
+            told: None,
+        }
     }
 
     async fn run(
@@ -175,8 +186,11 @@ impl Leg {
 
     async fn perform(&mut self, command: MediaCommand) {
         let result = match command {
-            MediaCommand::RemoteParameters { transport, .. } => {
+            MediaCommand::RemoteParameters { transport, media, .. } => {
                 self.remote_generation = transport.generation;
+                if let Some(media) = media {
+                    self.take_offer(&media);
+                }
                 let candidates = transport.candidates.clone();
                 let mut result = match self.remote(transport) {
                     Some(parameters) => self.media.set_remote(parameters).await,
@@ -247,6 +261,7 @@ impl Leg {
             match opened.await.unwrap_or_else(|error| Err(error.to_string())) {
                 Ok(sound) => {
                     self.media.attach_voice(reader, writer).await?;
+                    sound.1.set_bundles(self.remote_takes_bundles);
                     self.sound = Some(sound);
                 }
                 Err(message) => {
@@ -260,6 +275,14 @@ impl Leg {
             controls.set_held(!flows);
         }
         if flows { self.media.resume().await } else { self.media.hold().await }
+    }
+
+    /// What the other side can play.
+    fn take_offer(&mut self, media: &MediaOffer) {
+        self.remote_takes_bundles = takes_bundles(media);
+        if let Some((_, controls)) = &self.sound {
+            controls.set_bundles(self.remote_takes_bundles);
+        }
     }
 
     async fn tell_parameters(&mut self) {
@@ -300,8 +323,17 @@ fn offer() -> MediaOffer {
     let codecs = vec![
         codec(codec::Kind::Opus, PAYLOAD_TYPE_OPUS),
         codec(codec::Kind::Redundancy, PAYLOAD_TYPE_REDUNDANT),
+        codec(codec::Kind::Bundle, PAYLOAD_TYPE_BUNDLE),
     ];
     MediaOffer { codecs, ssrc: 0 }
+}
+
+/// Whether the other side can play bundles: older nodes cannot.
+fn takes_bundles(media: &MediaOffer) -> bool {
+    let is_bundle = |codec: &Codec| {
+        codec.kind() == codec::Kind::Bundle && codec.payload_type == u32::from(PAYLOAD_TYPE_BUNDLE)
+    };
+    media.codecs.iter().any(is_bundle)
 }
 
 fn wire_candidate(found: RemoteCandidate) -> IceCandidate {

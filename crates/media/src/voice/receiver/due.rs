@@ -89,10 +89,12 @@ impl VoiceReceiver {
         let Some(next) = self.buffer.take(number) else { return };
         let mut sound = [0.0; FRAME_SAMPLES_MAX];
         let aligned = gap.next_multiple_of(FRAME_SAMPLES_MIN).min(FRAME_SAMPLES_MAX);
-        let in_band = gap == next.samples && opus::has_in_band_redundancy(next.payload());
+        let first = next.first_packet();
+        let in_band = gap <= FRAME_SAMPLES_MAX
+            && opus::packet_samples(first) == Ok(gap)
+            && opus::has_in_band_redundancy(first);
         let filled = if in_band {
-            let made = self.decoder.decode_in_band_redundancy(next.payload(), &mut sound[..gap]);
-            made.ok()
+            self.decoder.decode_in_band_redundancy(first, &mut sound[..gap]).ok()
         } else {
             self.decode_deep(&next, gap, &mut sound[..aligned.min(CONCEALED_AT_ONCE)])
         };
@@ -118,7 +120,7 @@ impl VoiceReceiver {
     /// Fills `sound` from the deep redundancy of `next`, which starts `gap` samples later.
     fn decode_deep(&mut self, next: &Frame, gap: usize, sound: &mut [f32]) -> Option<usize> {
         if self.deep_of.is_none_or(|(packet, _)| packet != next.packet) {
-            let covered = self.deep.parse(next.payload(), DEEP_SAMPLES_MAX).unwrap_or(0);
+            let covered = self.deep.parse(next.first_packet(), DEEP_SAMPLES_MAX).unwrap_or(0);
             self.deep_of = Some((next.packet, covered));
         }
         let (_, covered) = self.deep_of?;
@@ -128,39 +130,65 @@ impl VoiceReceiver {
         self.decoder.decode_deep_redundancy(&self.deep, gap, sound).ok()
     }
 
+    /// Decodes of a frame what is due: its Opus packet, or the next of its bundle.
     fn decode_frame(&mut self, number: u64) {
         self.mend_state(number);
         let Some(frame) = self.buffer.take(number) else { return };
+        let decoded = self.playing.as_ref().and_then(|playing| playing.decoded);
+        let (mut timestamp, mut is_whole) = (frame.timestamp, true);
+        for (part, packet) in frame.packets().enumerate() {
+            let Ok(samples) = opus::packet_samples(packet) else { break };
+            let start = timestamp;
+            timestamp += samples as i64;
+            if decoded.is_some_and(|decoded| decoded >= (number, part)) {
+                continue;
+            }
+            if self.decode_packet((number, part), start, packet) {
+                is_whole = timestamp >= frame.timestamp + frame.samples as i64;
+                break;
+            }
+        }
+        if is_whole {
+            self.buffer.recycle(frame);
+        } else {
+            self.buffer.put_back(frame);
+        }
+        if let Some(playing) = &self.playing {
+            self.buffer.drop_before(playing.tail);
+        }
+    }
+
+    /// Decodes one Opus packet that starts at `timestamp`; whether any of it was still to be played.
+    fn decode_packet(&mut self, place: (u64, usize), timestamp: i64, packet: &[u8]) -> bool {
         let mut sound = [0.0; FRAME_SAMPLES_MAX];
-        let made = self.decoder.decode(frame.payload(), &mut sound);
-        let (timestamp, samples) = (frame.timestamp, frame.samples);
-        self.buffer.recycle(frame);
-        let made = made.unwrap_or_else(|_| {
+        let made = self.decoder.decode(packet, &mut sound).unwrap_or_else(|_| {
             // Bytes that look like Opus and are not: conceal as long as they claimed to be.
-            sound[..samples].fill(0.0);
-            samples
+            sound.fill(0.0);
+            opus::packet_samples(packet).unwrap_or(0)
         });
-        let Some(playing) = &mut self.playing else { return };
+        let Some(playing) = &mut self.playing else { return true };
         let played_already = usize::try_from(playing.tail - timestamp).unwrap_or(0).min(made);
         playing.tail = playing.tail.max(timestamp + made as i64);
-        playing.decoded = Some(number);
+        playing.decoded = Some(place);
         playing.frame_samples = made;
         self.sound.push(&sound[played_already..made]);
         self.missed.add(made - played_already, false);
-        let tail = playing.tail;
-        self.buffer.drop_before(tail);
+        played_already < made
     }
 
     /// Frames that came after their time but before their successor was decoded still teach the
     /// decoder what its state should be.
     fn mend_state(&mut self, number: u64) {
-        let Some(decoded) = self.playing.as_ref().and_then(|playing| playing.decoded) else {
+        let Some((last, part)) = self.playing.as_ref().and_then(|playing| playing.decoded) else {
             return;
         };
         let mut sound = [0.0; FRAME_SAMPLES_MAX];
-        for late in number.saturating_sub(2).max(decoded + 1)..number {
+        for late in number.saturating_sub(2).max(last)..number {
             if let Some(frame) = self.buffer.take(late) {
-                let _ = self.decoder.decode(frame.payload(), &mut sound);
+                let done = if late == last { part + 1 } else { 0 };
+                for packet in frame.packets().skip(done) {
+                    let _ = self.decoder.decode(packet, &mut sound);
+                }
                 self.buffer.recycle(frame);
             }
         }

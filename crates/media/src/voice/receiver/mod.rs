@@ -8,17 +8,19 @@ mod due;
 
 use std::time::Instant;
 
-use super::{PAYLOAD_TYPE_OPUS, PAYLOAD_TYPE_REDUNDANT, ReceiverStatistics, VoiceConfig};
+use super::{
+    PAYLOAD_TYPE_BUNDLE, PAYLOAD_TYPE_OPUS, PAYLOAD_TYPE_REDUNDANT, ReceiverStatistics, VoiceConfig,
+};
 use crate::{
     VoicePacket,
-    codec::{CodecError, DredState, OpusDecoder, SAMPLES_PER_MS, opus},
+    codec::{CodecError, DredState, OpusDecoder, SAMPLES_PER_MS, bundle::Bundle, opus},
     jitter::{
-        buffer::{FrameBuffer, Insertion},
+        buffer::{Content, FrameBuffer, Insertion},
         control::{Correction, PlayoutControl},
         delay::DelayEstimator,
         sound::{Direction, Place, SoundQueue},
     },
-    loss::{Payload, RepairWindow},
+    loss::{Code, Payload, RepairWindow},
     rate::{Feedback, log::ArrivalLog},
 };
 
@@ -37,12 +39,51 @@ const SAMPLES_PER_MS_F64: f64 = SAMPLES_PER_MS as f64;
 struct Playing {
     /// Media time up to which sound was made.
     tail: i64,
-    /// Packet number of the frame decoded last.
-    decoded: Option<u64>,
+    /// Packet number of the frame decoded last, and which of its Opus packets was the last.
+    decoded: Option<(u64, usize)>,
     /// Samples of concealment played while media time stood still.
     debt: usize,
     /// Length of the frame decoded last.
     frame_samples: usize,
+}
+
+/// What a payload holds.
+struct Unpacked<'a> {
+    content: Content,
+    /// The Opus packet, or the bundle.
+    frame: &'a [u8],
+    samples: usize,
+    parity: Option<(Code, usize, &'a [u8])>,
+}
+
+impl<'a> Unpacked<'a> {
+    /// `None` for what is not understood.
+    fn of(packet: &'a VoicePacket) -> Option<Self> {
+        let payload = &packet.payload[..];
+        let (content, frame, parity) = match packet.payload_type {
+            PAYLOAD_TYPE_OPUS => (Content::Opus, payload, None),
+            PAYLOAD_TYPE_REDUNDANT => {
+                let parsed = Payload::parse(payload).ok()?;
+                let parity = (parsed.code, parsed.symbol_bytes, parsed.parity);
+                (Content::Opus, parsed.frame, Some(parity))
+            }
+            PAYLOAD_TYPE_BUNDLE => (Content::Bundle, payload, None),
+            _ => return None,
+        };
+        let samples = match content {
+            Content::Opus => opus::packet_samples(frame).ok()?,
+            Content::Bundle => Bundle::parse(frame).ok()?.samples(),
+        };
+        Some(Self { content, frame, samples, parity })
+    }
+
+    /// What parity may cover: bundles never are.
+    fn covered(&self) -> &'a [u8] {
+        match self.content {
+            Content::Opus => self.frame,
+            Content::Bundle => &[],
+        }
+    }
 }
 
 /// Turns packets into sound.
@@ -126,30 +167,17 @@ impl VoiceReceiver {
     /// Takes a packet from the path.
     pub fn handle_packet(&mut self, now: Instant, packet: VoicePacket) {
         let now_ms = self.ms(now);
-        let (frame, parity) = match packet.payload_type {
-            PAYLOAD_TYPE_OPUS => (&packet.payload[..], None),
-            PAYLOAD_TYPE_REDUNDANT => match Payload::parse(&packet.payload) {
-                Ok(p) => (p.frame, Some((p.code, p.symbol_bytes, p.parity))),
-                Err(_) => {
-                    self.statistics.malformed += 1;
-                    return;
-                }
-            },
-            _ => {
-                self.statistics.malformed += 1;
-                return;
-            }
-        };
-        let Ok(samples) = opus::packet_samples(frame) else {
+        let Some(unpacked) = Unpacked::of(&packet) else {
             self.statistics.malformed += 1;
             return;
         };
+        let Unpacked { content, frame, samples, .. } = unpacked;
         let (number, timestamp) = self.unwrap(&packet);
         if self.repair.received(number) {
             self.statistics.duplicates += 1;
             return;
         }
-        match self.buffer.insert(number, timestamp, samples, false, frame) {
+        match self.buffer.insert(number, timestamp, samples, content, frame) {
             // A duplicate here was repaired before its own packet came, whose arrival still counts.
             Insertion::Kept | Insertion::Duplicate => {}
             Insertion::TooLong | Insertion::TooOld => return,
@@ -159,7 +187,7 @@ impl VoiceReceiver {
         if transit_ms - self.delay.base_ms() > TRANSIT_JUMP_MS {
             self.restart();
             self.newest = Some((number, timestamp));
-            self.buffer.insert(number, timestamp, samples, false, frame);
+            self.buffer.insert(number, timestamp, samples, content, frame);
         }
         self.delay.arrived(now_ms, transit_ms, frame_ms);
         self.statistics.packets += 1;
@@ -167,7 +195,7 @@ impl VoiceReceiver {
         let queueing_ms = transit_ms - frame_ms - self.delay.base_ms();
         let wire_bytes = packet.payload.len() + self.config.overhead_bytes;
         self.log.arrived(now_ms, number, queueing_ms, wire_bytes);
-        self.repair(now_ms, number, frame, parity);
+        self.repair(now_ms, number, unpacked.covered(), unpacked.parity);
     }
 
     fn count_lateness(&mut self, end: i64) {
@@ -181,7 +209,7 @@ impl VoiceReceiver {
         now_ms: f64,
         number: u64,
         frame: &[u8],
-        parity: Option<(crate::loss::Code, usize, &[u8])>,
+        parity: Option<(Code, usize, &[u8])>,
     ) {
         let Self { repair, buffer, delay, statistics, playing, .. } = self;
         repair.receive(number, frame, parity, &mut |packet, frame| {
@@ -199,7 +227,7 @@ impl VoiceReceiver {
                 Some(newest.timestamp - number.wrapping_sub(packet) as i64 * samples as i64)
             });
             let Some(timestamp) = timestamp else { return };
-            if buffer.insert(packet, timestamp, samples, true, frame) == Insertion::Kept {
+            if buffer.insert(packet, timestamp, samples, Content::Opus, frame) == Insertion::Kept {
                 let frame_ms = samples as f64 / SAMPLES_PER_MS_F64;
                 delay.playable(now_ms - timestamp as f64 / SAMPLES_PER_MS_F64, frame_ms);
                 let end = timestamp + samples as i64;
