@@ -11,7 +11,7 @@ use cooee_media::{
     VoicePacket,
     codec::{Application, FrameDuration},
     loss::Code,
-    voice::{OperatingPoint, VoiceConfig, VoiceReceiver, VoiceSender},
+    voice::{OperatingPoint, PAYLOAD_TYPE_BUNDLE, VoiceConfig, VoiceReceiver, VoiceSender},
 };
 
 const BLOCK: usize = 240;
@@ -342,4 +342,93 @@ fn after_a_hold_of_a_minute_voice_is_heard_at_once() {
     call.run(&sound, 0.0, |_| Some(20_000), |_, _| {});
     let (shift, correlation) = shift(&sound, &call.heard, 48_000 * 2, 24_000);
     assert!(correlation > 0.95 && shift < 48 * 60, "{correlation} at {shift}");
+}
+
+/// Bundles of 60 ms frames at 9 kbit/s.
+fn bundles(bundled: u8) -> VoiceConfig {
+    let mut config = fixed(FrameDuration::Ms60, Application::Voip, 9_000, None);
+    if let Some(point) = &mut config.fixed {
+        point.bundled = bundled;
+    }
+    config
+}
+
+#[test]
+fn bundles_are_heard_without_a_gap_at_a_third_of_the_packets() {
+    let sound = voice(48_000 * 12);
+    let mut alone = Call::new(bundles(1));
+    alone.run(&sound, 0.0, |_| Some(20_000), |_, _| {});
+    let mut call = Call::new(bundles(3));
+    call.run(&sound, 0.0, |_| Some(20_000), |_, _| {});
+    assert!(call.sent * 3 <= alone.sent + 2, "{} packets, {} alone", call.sent, alone.sent);
+    let statistics = call.receiver.statistics();
+    assert_eq!((statistics.malformed, statistics.late, statistics.lost), (0, 0, 0));
+    // At the beginning the length of a packet is not known yet.
+    assert!(statistics.concealed_samples < 48 * 400, "{statistics:?}");
+    // A bundle is longer than the shifts that are looked at.
+    let (_, correlation) = shift(&sound, &call.heard[48 * 100..], 48_000 * 8, 48_000);
+    let (_, without) = shift(&sound, &alone.heard, 48_000 * 8, 48_000);
+    assert!(correlation > without - 0.02, "{correlation}, alone {without}");
+}
+
+#[test]
+fn of_a_lost_bundle_only_its_own_sound_is_missed() {
+    let sound = voice(48_000 * 12);
+    let mut call = Call::new(bundles(3));
+    let mut before = 0;
+    let lose = |packet| (packet != 30).then_some(20_000);
+    call.run(&sound, 0.0, lose, |seconds, receiver| {
+        if seconds < 5.0 {
+            before = receiver.statistics().concealed_samples;
+        }
+    });
+    let statistics = call.receiver.statistics();
+    assert_eq!(statistics.lost, 1);
+    let concealed = statistics.concealed_samples - before;
+    assert!((48 * 120..=48 * 260).contains(&concealed), "{} ms", concealed / 48);
+}
+
+#[test]
+fn a_path_that_narrows_in_a_call_gets_bundles_and_one_that_widens_loses_them() {
+    let sound = voice(48_000 * 10);
+    let mut call = Call::new(VoiceConfig::default());
+    call.sender.set_bundles(true);
+    // Nobody hears of the first second: the handshake told of 11 kbit/s.
+    call.sender.start_at(11_000);
+    let mut bundled = 0;
+    let mut missed = Vec::new();
+    call.run_blocks(
+        &sound,
+        10_000,
+        0.0,
+        |_| Some(20_000),
+        |seconds, receiver| {
+            let statistics = receiver.statistics();
+            bundled += u64::from(seconds < 2.0 && statistics.playout_delay_ms > 180.0);
+            missed.push(statistics.concealed_samples);
+        },
+    );
+    assert!(bundled > 100, "{bundled} blocks played from bundles");
+    assert_eq!(call.sender.operating_point().bundled, 1);
+    // Once the first packet has come nothing is missed, whatever the lengths change to.
+    let (after_first, end) = (missed[200], missed[missed.len() - 1]);
+    assert!(end - after_first < 48 * 100, "{} ms missed", (end - after_first) / 48);
+    assert_eq!(call.receiver.statistics().malformed, 0);
+}
+
+#[test]
+fn who_cannot_play_bundles_gets_none() {
+    let sound = voice(48_000 * 4);
+    let mut types = std::collections::BTreeSet::new();
+    for taken in [false, true] {
+        let mut sender = VoiceSender::new(VoiceConfig::default()).unwrap();
+        sender.set_bundles(taken);
+        sender.start_at(9_000);
+        let now = Instant::now();
+        sender.capture(now, &sound, &mut |packet| {
+            types.insert((taken, packet.payload_type));
+        });
+    }
+    assert!(types.contains(&(true, PAYLOAD_TYPE_BUNDLE)), "{types:?}");
+    assert!(!types.contains(&(false, PAYLOAD_TYPE_BUNDLE)), "{types:?}");
 }

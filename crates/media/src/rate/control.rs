@@ -307,6 +307,42 @@ mod tests {
     }
 
     #[test]
+    fn silence_ends_a_rate_that_fills_a_slow_path_too() {
+        let mut control = RateControl::new(&VoiceConfig::default());
+        control.start_at(14_000);
+        let begin = Instant::now();
+        for packet in 0..50 {
+            control.sent(begin + Duration::from_millis(120) * packet, packet as u16, 150);
+        }
+        let rate = control.wire_bits_per_s();
+        assert!(rate <= 8_400, "{rate} bit/s in which reports drown");
+    }
+
+    #[test]
+    fn on_a_slow_path_a_longer_packet_is_later_without_a_queue() {
+        let mut control = RateControl::new(&VoiceConfig::default());
+        control.start_at(11_000);
+        let begin = Instant::now();
+        let mut now = begin;
+        for packet in 0..70_u16 {
+            // Short packets at first, then bundles: 120 bytes more take 80 ms at 12 kbit/s.
+            let is_bundle = packet >= 20;
+            let (spacing_ms, bytes) = if is_bundle { (180, 200) } else { (60, 80) };
+            now += Duration::from_millis(spacing_ms);
+            control.sent(now, packet, bytes);
+            if packet % 5 == 4 {
+                let mut feedback = Feedback::new(packet);
+                for told in packet - 4..=packet {
+                    feedback.push(Some(if told >= 20 { 80.0 } else { 0.0 }));
+                }
+                control.handle_feedback(now, &feedback);
+            }
+        }
+        let rate = control.wire_bits_per_s();
+        assert!(rate >= 11_000, "{rate} bit/s");
+    }
+
+    #[test]
     fn pauses_in_speech_teach_no_capacity() {
         let start = VoiceConfig::default().wire_bits_per_s_start;
         for clump in [1, 4] {

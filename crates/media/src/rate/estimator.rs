@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::{
     Feedback,
+    deep::DeepQueue,
     sizes::SentSizes,
     window::{FULL_LOST, QUEUEING_MS_MAX, Told, WINDOW_MS, WINDOW_PACKETS, Window},
 };
@@ -31,8 +32,9 @@ const DECREASE: f64 = 0.93;
 const DRAIN: f64 = 0.75;
 const DRAIN_MAX: Duration = Duration::from_secs(3);
 
-/// Mean queueing delay, in ms, up to which a probe's queue drains by so little less.
+/// Mean queueing delay, in ms or bits, up to which a probe's queue drains by so little less.
 const SMALL_MS: f64 = 100.0;
+const SMALL_BITS: f64 = 2_400.0;
 const DRAIN_SMALL: f64 = 0.95;
 
 /// Growth per round trip, or per 100 ms if that is longer, from a start that fits nearly every path
@@ -90,7 +92,7 @@ const SILENCE_RARE: Duration = Duration::from_millis(2_800);
 /// Time constants of smoothing in reports.
 const LOSS_SMOOTHING_PACKETS: f64 = 150.0;
 
-/// Packets by which one may overtake another before it counts as lost, and by how much time.
+/// By so many packets and so much time one may overtake another; then it counts as lost.
 const REORDERED: u16 = 2;
 const REORDERED_TIME: Duration = Duration::from_millis(100);
 
@@ -103,6 +105,7 @@ const RATE_MAX: f64 = 192_000.0;
 pub(super) struct PathEstimator {
     sent: Box<[Option<(u16, Instant, usize)>; SENT]>,
     sizes: SentSizes,
+    deep: DeepQueue,
     counted: Option<u16>,
     rate: f64,
     /// Bit/s that got through when the path was last full.
@@ -148,6 +151,7 @@ impl PathEstimator {
         Self {
             sent: Box::new([None; SENT]),
             sizes: SentSizes::default(),
+            deep: DeepQueue::default(),
             counted: None,
             rate: f64::from(rate).clamp(RATE_MIN, RATE_MAX),
             capacity: None,
@@ -250,6 +254,7 @@ impl PathEstimator {
             let sample_ms = (all_ms - f64::from(feedback.hold_ms)).max(0.0);
             let before_ms = self.round_trip_ms.unwrap_or(sample_ms);
             self.round_trip_ms = Some(before_ms + 0.125 * (sample_ms - before_ms));
+            self.deep.observe(now, sample_ms, self.rate < LOW);
         }
         let (mut sum_ms, mut arrived) = (0.0, 0.0);
         let decided = self.decided(feedback.newest_sequence);
@@ -267,7 +272,6 @@ impl PathEstimator {
                 self.count(queueing.is_none());
             }
             let longer_ms = self.longer_ms(wire_bytes);
-            // What is beyond all telling stays so.
             let beyond =
                 |ms: f64| if ms >= QUEUEING_MS_MAX { ms } else { (ms - longer_ms).max(0.0) };
             let queueing_ms = queueing.map(|ms| beyond(f64::from(ms)));
@@ -309,12 +313,11 @@ impl PathEstimator {
     /// may be late only, and the next report has them again.
     fn decided(&self, newest: u16) -> u16 {
         let Some((sent, _)) = self.find(newest) else { return newest.wrapping_sub(REORDERED) };
-        let overtaken = (1..=REORDERED).rev().find(|back| {
-            let before = self.find(newest.wrapping_sub(*back));
-            before.is_some_and(|(at, _)| sent.saturating_duration_since(at) < REORDERED_TIME)
-        });
+        let before = self.find(newest.wrapping_sub(1));
+        let is_near =
+            before.is_some_and(|(at, _)| sent.saturating_duration_since(at) < REORDERED_TIME);
         // Nothing sent so long before it was overtaken.
-        newest.wrapping_sub(overtaken.map_or(0, |_| REORDERED))
+        newest.wrapping_sub(if is_near { REORDERED } else { 0 })
     }
 
     fn adapt(&mut self, now: Instant, window: Window, seconds: f64, using: f64) {
@@ -355,9 +358,11 @@ impl PathEstimator {
         if let (Some(capacity), true, true) = (self.capacity, busy, self.lowered_at_ms.is_some()) {
             self.capacity = Some(capacity.max(window.through));
         }
-        if let (Some(_), Some(busy), true) = (self.capacity, window.busy, self.rate < LOW) {
+        if let (Some(_), Some(busy), true) = (self.capacity, window.busy, self.rate < NARROW) {
             self.capacity = Some(busy);
-            self.probe_at = now.checked_add(self.probe_after * PATIENCE_LOW);
+            if self.rate < LOW {
+                self.probe_at = now.checked_add(self.probe_after * PATIENCE_LOW);
+            }
         }
     }
 
@@ -419,7 +424,8 @@ impl PathEstimator {
                     _ => window.through,
                 };
                 // A probe's small queue is gone soon, without that being heard.
-                let small = as_before && window.mean_ms < SMALL_MS + self.foreign_ms;
+                let small_ms = SMALL_MS.max(SMALL_BITS * 1e3 / self.rate) + self.foreign_ms;
+                let small = as_before && window.mean_ms < small_ms;
                 self.capacity = Some(through);
                 self.doubted = None;
                 self.rate = self.rate.min(window.through * DECREASE);
@@ -460,6 +466,9 @@ impl PathEstimator {
 
     /// Bit/s on the wire, headers included.
     pub(super) fn rate(&self) -> f64 {
+        if self.deep.drains() && self.rate < LOW {
+            return RATE_MIN;
+        }
         let drain = if self.drain_until.is_some() { self.drain } else { 1.0 };
         (self.rate * drain).max(RATE_MIN)
     }

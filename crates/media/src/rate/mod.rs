@@ -8,6 +8,7 @@
 //! redundancy.
 
 mod control;
+mod deep;
 mod estimator;
 pub mod feedback;
 pub mod log;

@@ -158,7 +158,7 @@ impl VoiceReceiver {
         }
     }
 
-    /// Decodes one Opus packet that starts at `timestamp`; whether any of it was still to be played.
+    /// Decodes the Opus packet that starts at `timestamp`; whether some of it was to be played.
     fn decode_packet(&mut self, place: (u64, usize), timestamp: i64, packet: &[u8]) -> bool {
         let mut sound = [0.0; FRAME_SAMPLES_MAX];
         let made = self.decoder.decode(packet, &mut sound).unwrap_or_else(|_| {

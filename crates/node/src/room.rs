@@ -1,0 +1,81 @@
+//! Whether a call of this node has little room for its voice.
+//!
+//! Each media leg says what rate control lets its voice have; who has something else to say on the
+//! same access asks here. Where there is little room, a connection that seems dead most likely
+//! waits in the voice's own queue, and a new one would take seconds of the link.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+/// Below this much for the voice on the wire there is little room, in bit/s: 4 kB/s, as for the
+/// reports of a session.
+const LITTLE_BITS_PER_S: u32 = 32_000;
+
+/// One for a node and all its legs; clones are the same.
+#[derive(Clone, Debug, Default)]
+pub struct Room {
+    crowded_legs: Arc<AtomicUsize>,
+}
+
+impl Room {
+    /// Whether a call has little room now.
+    pub fn is_little(&self) -> bool {
+        self.crowded_legs.load(Ordering::Relaxed) > 0
+    }
+
+    /// The part of one leg, which ends with it.
+    pub(crate) fn leg(&self) -> LegRoom {
+        LegRoom { room: self.clone(), is_little: false }
+    }
+}
+
+/// What one leg has said.
+#[derive(Debug)]
+pub(crate) struct LegRoom {
+    room: Room,
+    is_little: bool,
+}
+
+impl LegRoom {
+    /// Rate control lets the voice have so many bit/s on the wire.
+    pub(crate) fn set_voice_rate(&mut self, bits_per_s: u32) {
+        self.set_little(bits_per_s < LITTLE_BITS_PER_S);
+    }
+
+    fn set_little(&mut self, is_little: bool) {
+        match (self.is_little, is_little) {
+            (false, true) => drop(self.room.crowded_legs.fetch_add(1, Ordering::Relaxed)),
+            (true, false) => drop(self.room.crowded_legs.fetch_sub(1, Ordering::Relaxed)),
+            _ => {}
+        }
+        self.is_little = is_little;
+    }
+}
+
+impl Drop for LegRoom {
+    fn drop(&mut self) {
+        self.set_little(false);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_is_little_room_while_any_leg_says_so() {
+        let room = Room::default();
+        let (mut one, mut other) = (room.leg(), room.leg());
+        one.set_voice_rate(110_000);
+        assert!(!room.is_little());
+        one.set_voice_rate(12_000);
+        one.set_voice_rate(9_000);
+        other.set_voice_rate(12_000);
+        other.set_voice_rate(64_000);
+        assert!(room.is_little());
+        drop(one);
+        assert!(!room.is_little());
+    }
+}
