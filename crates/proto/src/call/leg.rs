@@ -125,6 +125,10 @@ impl Leg {
         std::mem::take(&mut self.acknowledgement_due).then(|| self.sequencer.unnumbered(None))
     }
 
+    pub(crate) fn repeat_due(&mut self, now: Instant) -> Vec<CallMessage> {
+        self.sequencer.repeat_due(now)
+    }
+
     pub(crate) fn repeat(&mut self, now: Instant) -> Vec<CallMessage> {
         self.sequencer.repeat(now)
     }

@@ -22,6 +22,11 @@ const REPEAT_FIRST: Duration = Duration::from_secs(1);
 /// Longest time between repetitions. Chosen.
 const REPEAT_MAX: Duration = Duration::from_secs(4);
 
+/// Where acknowledgements come slowly, as through a full queue, a repetition only fills it more:
+/// so many times the slowest of late, at most so long. Chosen.
+const SLOWEST_FACTOR: u32 = 2;
+const REPEAT_SLOW_MAX: Duration = Duration::from_secs(10);
+
 /// More messages wait than [`UNACKNOWLEDGED_MAX`].
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Full;
@@ -31,9 +36,14 @@ pub(crate) struct Sequencer {
     sent: u32,
     received: u32,
     acknowledged: u32,
-    waiting: VecDeque<(u32, Body)>,
+    /// With the moment at which each was sent first.
+    waiting: VecDeque<(u32, Instant, Body)>,
+    /// The longest that an acknowledgement took of late.
+    slowest: Duration,
     repeat_at: Option<Instant>,
     repeat_after: Duration,
+    /// The oldest was repeated already.
+    is_repeated: bool,
 }
 
 /// What became of a message that arrived.
@@ -55,10 +65,10 @@ impl Sequencer {
             return Err(Full);
         }
         self.sent += 1;
-        self.waiting.push_back((self.sent, body.clone()));
+        self.waiting.push_back((self.sent, now, body.clone()));
         if self.repeat_at.is_none() {
-            self.repeat_after = REPEAT_FIRST;
-            self.repeat_at = Some(now + REPEAT_FIRST);
+            self.repeat_after = self.repeat_first();
+            self.repeat_at = Some(now + self.repeat_after);
         }
         Ok(self.message(self.sent, Some(body)))
     }
@@ -83,15 +93,25 @@ impl Sequencer {
         }
     }
 
+    /// What to repeat because it is time: the oldest alone at first, for its acknowledgement tells
+    /// of all, and everything when that did not help.
+    pub(crate) fn repeat_due(&mut self, now: Instant) -> Vec<CallMessage> {
+        let was_repeated = std::mem::replace(&mut self.is_repeated, true);
+        let mut messages = self.repeat(now);
+        messages.truncate(if was_repeated { messages.len() } else { 1 });
+        messages
+    }
+
     /// Everything that is not acknowledged, in order.
     pub(crate) fn repeat(&mut self, now: Instant) -> Vec<CallMessage> {
         if self.waiting.is_empty() {
             self.repeat_at = None;
             return Vec::new();
         }
-        self.repeat_after = (self.repeat_after * 2).clamp(REPEAT_FIRST, REPEAT_MAX);
+        let first = self.repeat_first();
+        self.repeat_after = (self.repeat_after * 2).clamp(first, REPEAT_MAX.max(first));
         self.repeat_at = Some(now + self.repeat_after);
-        self.waiting.iter().map(|(n, body)| self.message(*n, Some(body.clone()))).collect()
+        self.waiting.iter().map(|(n, _, body)| self.message(*n, Some(body.clone()))).collect()
     }
 
     /// Whether one more message may wait.
@@ -126,11 +146,17 @@ impl Sequencer {
             return;
         }
         self.acknowledged = acknowledged;
-        while self.waiting.front().is_some_and(|(n, _)| *n <= acknowledged) {
-            self.waiting.pop_front();
+        self.is_repeated = false;
+        self.slowest = self.slowest * 3 / 4;
+        while let Some((_, sent, _)) = self.waiting.pop_front_if(|(n, ..)| *n <= acknowledged) {
+            self.slowest = self.slowest.max(now.saturating_duration_since(sent));
         }
-        self.repeat_after = REPEAT_FIRST;
-        self.repeat_at = (!self.waiting.is_empty()).then(|| now + REPEAT_FIRST);
+        self.repeat_after = self.repeat_first();
+        self.repeat_at = (!self.waiting.is_empty()).then(|| now + self.repeat_after);
+    }
+
+    fn repeat_first(&self) -> Duration {
+        REPEAT_FIRST.max((self.slowest * SLOWEST_FACTOR).min(REPEAT_SLOW_MAX))
     }
 }
 
@@ -170,6 +196,33 @@ mod tests {
         let forged = CallMessage { acknowledged: 7, ..CallMessage::default() };
         alice.receive(now, forged);
         assert!(!alice.is_settled());
+    }
+
+    #[test]
+    fn where_acknowledgements_are_slow_little_is_repeated() {
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let (mut alice, mut bob) = (Sequencer::default(), Sequencer::default());
+        let repeated_by = |alice: &mut Sequencer, until| {
+            let mut repeated = 0;
+            while let Some(due) = alice.repeat_at().filter(|due| *due <= until) {
+                repeated += alice.repeat_due(due).len();
+            }
+            repeated
+        };
+        let send = |alice: &mut Sequencer, bob: &mut Sequencer, now| {
+            for digit in ["1", "2", "3", "4", "5"] {
+                let message = alice.send(now, dtmf(digit)).expect("room");
+                bob.receive(now, message);
+            }
+        };
+        send(&mut alice, &mut bob, start);
+        assert_eq!(repeated_by(&mut alice, at(2_500)), 1, "the oldest tells of all");
+        alice.receive(at(2_500), bob.unnumbered(None));
+        assert!(alice.is_settled());
+        send(&mut alice, &mut bob, at(3_000));
+        assert_eq!(repeated_by(&mut alice, at(7_900)), 0, "twice the slowest was waited");
+        assert_eq!(repeated_by(&mut alice, at(30_000)), 1 + 4 * 5, "what is lost comes again");
     }
 
     #[test]

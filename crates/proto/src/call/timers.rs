@@ -116,7 +116,9 @@ impl Call {
         let at = now.instant;
         let Some(leg) = self.legs.get_mut(&node) else { return };
         if leg.repeat_deadline().is_some_and(|due| at >= due) {
-            self.repeat(now, node);
+            for message in leg.repeat_due(at) {
+                self.push_message(node, message);
+            }
         }
         let Some(leg) = self.legs.get_mut(&node) else { return };
         if let Some(message) = leg.keep_alive(at) {
