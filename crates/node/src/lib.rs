@@ -21,6 +21,7 @@ pub mod people;
 pub mod profile;
 pub mod reachability;
 pub mod relay;
+pub mod room;
 pub mod settings;
 pub mod storage;
 pub mod super_node;

@@ -138,6 +138,7 @@ fn config(controlling: bool, reveal_addresses: bool, relays: Vec<RelayServer>) -
         relay_tls: None,
         loopback: true,
         proxy: cooee_node::transport::ProxyConfig::none(),
+        room: cooee_node::room::Room::default(),
     }
 }
 

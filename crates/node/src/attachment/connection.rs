@@ -17,6 +17,7 @@ use tokio::{
 };
 
 use super::{AttachmentEvent, IncomingSplice, driver::Input, notified};
+use crate::room::Room;
 use crate::transport::{
     ControlChannel, Inbox, IncomingStream, Trust, handle_revocation_notice, revocation_notice,
 };
@@ -72,31 +73,42 @@ impl Unasked {
 /// Closes a connection that gives no sign of life; `others` are asked when it hesitates. If nobody
 /// answers, the link is full, where a new connection would fare no better and take 4 kB of it, or a
 /// NAT has forgotten them all: then it is waited a little longer.
-pub(super) fn check(channel: ControlChannel, others: Vec<ControlChannel>) {
+///
+/// Where a call has little room the link is full of its voice, and only silence beyond all queues
+/// tells.
+pub(super) fn check(channel: ControlChannel, others: Vec<ControlChannel>, room: Room) {
     tokio::spawn(async move {
-        let half = channel.patience(CHECK_TIME) / 2;
-        let mut ping = pin!(channel.ping(channel.patience(CHECK_TIME_ALONE)));
-        let at_once = timeout(half, &mut ping).await;
-        let answer = match at_once {
-            Ok(answer) => answer.ok(),
-            Err(_) => tokio::select! {
-                answer = &mut ping => answer.ok(),
-                () = somebody_answers(others) => {
-                    timeout(half, ping).await.ok().and_then(Result::ok)
-                }
-            },
-        };
-        if answer.is_none() {
+        let mut is_alive = answers(&channel, others).await;
+        if !is_alive && room.is_little() {
+            is_alive = channel.ping(KEEPALIVE_ANSWER_TIME).await.is_ok();
+        }
+        if !is_alive {
             channel.connection().close();
         }
     });
 }
 
+/// Whether a connection gives a sign of life in the time that it has for that.
+async fn answers(channel: &ControlChannel, others: Vec<ControlChannel>) -> bool {
+    let half = channel.patience(CHECK_TIME) / 2;
+    let mut ping = pin!(channel.ping(channel.patience(CHECK_TIME_ALONE)));
+    let at_once = timeout(half, &mut ping).await;
+    match at_once {
+        Ok(answer) => answer.is_ok(),
+        Err(_) => tokio::select! {
+            answer = &mut ping => answer.is_ok(),
+            () = somebody_answers(others) => {
+                timeout(half, ping).await.is_ok_and(|answer| answer.is_ok())
+            }
+        },
+    }
+}
+
 /// The same for one of several.
-pub(super) fn check_among(place: usize, channels: &[ControlChannel]) {
+pub(super) fn check_among(place: usize, channels: &[ControlChannel], room: &Room) {
     let (before, rest) = channels.split_at(place.min(channels.len()));
     if let [channel, after @ ..] = rest {
-        check(channel.clone(), before.iter().chain(after).cloned().collect());
+        check(channel.clone(), before.iter().chain(after).cloned().collect(), room.clone());
     }
 }
 

@@ -287,7 +287,7 @@ impl Driver {
 
     fn check(&self, id: AttemptId) {
         if let Some(channel) = self.channels.get(&id).cloned() {
-            connection::check(channel, self.others(id));
+            connection::check(channel, self.others(id), self.start.config.room.clone());
         }
     }
 
@@ -342,7 +342,10 @@ impl Driver {
     fn look_for_life(&self) {
         let held = self.in_use.and_then(|id| Some((id, self.channels.get(&id)?.clone())));
         let (Some((id, channel)), Some(to)) = (held, self.machine.entry_in_use()) else { return };
-        let others = self.others(id);
+        let (others, room) = (self.others(id), self.start.config.room.clone());
+        if room.is_little() {
+            return;
+        }
         if !matches!(self.machine.status(), Status::Attached { udp: Udp::Works, .. }) {
             return;
         }
@@ -364,7 +367,7 @@ impl Driver {
                 }
             }
             tracing::info!(%to, "the super node does not answer by UDP");
-            connection::check(channel, others);
+            connection::check(channel, others, room);
         });
     }
 

@@ -13,7 +13,10 @@ use futures::{
 use tokio::time::timeout;
 
 use super::connection;
-use crate::transport::{ControlChannel, TransportError};
+use crate::{
+    room::Room,
+    transport::{ControlChannel, TransportError},
+};
 
 /// How long the first may take before the next is asked too. Chosen: well above a look-up or a
 /// splice over two super nodes at 200 ms round trip.
@@ -22,9 +25,10 @@ const HESITATION: Duration = Duration::from_millis(700);
 /// The first success among these; with none, the last error. `None` if there was nothing to try.
 pub(super) async fn first<T>(
     attempts: Vec<(ControlChannel, impl Future<Output = Result<T, TransportError>> + Send)>,
+    room: &Room,
 ) -> Option<Result<T, TransportError>> {
     let (channels, attempts): (Vec<_>, Vec<_>) = attempts.into_iter().unzip();
-    staggered(attempts, |hesitant| connection::check_among(hesitant, &channels)).await
+    staggered(attempts, |hesitant| connection::check_among(hesitant, &channels, room)).await
 }
 
 /// Starts one after the other, the next one as soon as the one before has failed or hesitates.

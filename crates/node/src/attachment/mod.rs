@@ -37,7 +37,10 @@ use tokio::sync::{mpsc, watch};
 pub use login_path::{LoginPath, open_login_path};
 pub use probe::{Prober, UdpProber};
 
-use crate::transport::{ControlChannel, Dialer, MuxStream, TransportError};
+use crate::{
+    room::Room,
+    transport::{ControlChannel, Dialer, MuxStream, TransportError},
+};
 use driver::{Command, Driver};
 
 /// A request that finds no connection waits so long for the next one. Chosen: a loss is healed
@@ -57,6 +60,8 @@ pub struct AttachmentConfig {
     pub prober: Arc<dyn Prober>,
     /// Randomness of the order and the back-off.
     pub seed: [u8; 32],
+    /// Where a call has little room, connections are asked less and given up later.
+    pub room: Room,
 }
 
 /// A device found under a name.
@@ -151,6 +156,7 @@ struct Shared {
     held: Mutex<Held>,
     /// Entries of the host cache and the port that worked, as of the last change.
     stored: Mutex<(Vec<Entry>, PortKind)>,
+    room: Room,
 }
 
 #[derive(Default)]
@@ -183,7 +189,7 @@ impl Attachment {
         let (splice_sender, splices) = mpsc::channel(16);
         let (event_sender, events) = mpsc::channel(256);
         let (status_sender, status) = watch::channel(Status::Idle);
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(Shared { room: config.room.clone(), ..Shared::default() });
         let driver = Driver::new(driver::Start {
             config,
             dialer,
@@ -237,11 +243,15 @@ impl Attachment {
 
     /// Asks every super node that holds a connection of this node for a sign of life; a connection
     /// that gives none within 1.5 s while another does is closed, and the next one taken. Where
-    /// answers are slow, it is waited longer and asked more rarely.
+    /// answers are slow, it is waited longer and asked more rarely; where a call has little room,
+    /// not at all.
     pub fn check(&self) {
+        if self.shared.room.is_little() {
+            return;
+        }
         let channels = self.channels();
         let places = (0..channels.len()).filter(|place| !channels[*place].rests());
-        places.for_each(|place| connection::check_among(place, &channels));
+        places.for_each(|place| connection::check_among(place, &channels, &self.shared.room));
     }
 
     /// Replaces the bootstrap entries, for example after their names were resolved again.
@@ -277,7 +287,9 @@ impl Attachment {
                 channel.connection().open_accepted(&StreamHeader { kind: Some(kind) }).await
             }));
         }
-        hedge::first(attempts).await.unwrap_or(Err(TransportError::NotReachable(to)))
+        hedge::first(attempts, &self.shared.room)
+            .await
+            .unwrap_or(Err(TransportError::NotReachable(to)))
     }
 
     /// Opens a splice to a device that was found; its super nodes are asked one after the other,
@@ -411,7 +423,8 @@ impl Attachment {
                 let kind = kind.clone();
                 (channel.clone(), async move { Ok((channel.request(kind).await?, channel)) })
             };
-            match hedge::first(self.channels().into_iter().map(ask).collect()).await {
+            let attempts = self.channels().into_iter().map(ask).collect();
+            match hedge::first(attempts, &self.shared.room).await {
                 None => {}
                 Some(Err(TransportError::Closed)) => last = TransportError::Closed,
                 Some(result) => return result,

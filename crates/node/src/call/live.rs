@@ -40,6 +40,9 @@ pub struct LiveStatistics {
     pub speaker_underruns: u64,
     /// Times captured sound was lost because this side was late, in the whole call.
     pub microphone_overruns: u64,
+    /// Voice that a TCP or TLS stream had not taken in time and that was dropped before it, in the
+    /// whole call.
+    pub stale_messages: u64,
     /// The microphone in use, if it is a real one.
     pub microphone: Option<String>,
     /// The speaker in use, if it is a real one.
@@ -103,6 +106,7 @@ impl Counts {
             speaker_dbfs: self.audio.speaker_level_dbfs,
             speaker_underruns: self.underruns(),
             microphone_overruns: self.audio.devices.microphone_overruns,
+            stale_messages: self.session.stale_messages,
             microphone: self.audio.devices.microphone.clone(),
             speaker: self.audio.devices.speaker.clone(),
         }
@@ -134,6 +138,7 @@ impl Counts {
             microphone_overruns: self.audio.devices.microphone_overruns,
             audio_cpu_percent: self.audio.cpu_percent,
             path_changes: session.path_changes,
+            stale_messages: session.stale_messages,
         }
     }
 }

@@ -93,6 +93,7 @@ impl LegResources for Headless {
             relay_tls: None,
             loopback: true,
             proxy: crate::transport::ProxyConfig::none(),
+            room: crate::room::Room::default(),
         }
     }
 

@@ -25,6 +25,7 @@ use super::{
 use crate::{
     audio::link::{VoiceMessage, VoiceReader, VoiceWriter},
     network_watch::NetworkWatch,
+    room::LegRoom,
     udp::MediaPort,
 };
 
@@ -54,6 +55,7 @@ pub(super) struct LegTask {
     sockets: Sockets,
     streams: Streams,
     config: MediaLegConfig,
+    room: LegRoom,
     commands: mpsc::Receiver<Command>,
     events: mpsc::Sender<SessionEvent>,
     statistics: watch::Sender<SessionStatistics>,
@@ -84,6 +86,7 @@ impl LegTask {
             session,
             sockets: Sockets::new(port),
             streams: Streams::new(config.relay_tls.clone(), config.proxy.clone()),
+            room: config.room.leg(),
             config,
             commands,
             events,
@@ -211,6 +214,7 @@ impl LegTask {
             }
             Some(VoiceMessage::Rate(bits_per_s)) => {
                 self.session.set_voice_rate(bits_per_s);
+                self.room.set_voice_rate(bits_per_s);
                 Ok(())
             }
             Some(_) => Ok(()),

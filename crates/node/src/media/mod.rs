@@ -28,6 +28,7 @@ pub(crate) use self::interfaces::host_addresses;
 use self::leg::{Command, LegTask};
 use crate::{
     audio::link::{VoiceReader, VoiceWriter},
+    room::Room,
     transport::ProxyConfig,
     udp::UdpEndpoint,
 };
@@ -60,6 +61,8 @@ pub struct MediaLegConfig {
     pub loopback: bool,
     /// Proxy through which streams to relays go.
     pub proxy: ProxyConfig,
+    /// Is told whether the voice has little room.
+    pub room: Room,
 }
 
 /// Why a leg cannot start.

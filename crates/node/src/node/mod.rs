@@ -286,6 +286,7 @@ impl Node {
             listening_port: Some(self.port),
             prober: Arc::new(UdpProber),
             seed: random_seed(),
+            room: self.voice.room().clone(),
         };
         Attachment::start(config, dialer, restored.host_cache)
     }

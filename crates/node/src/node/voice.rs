@@ -23,6 +23,7 @@ use crate::{
     audio::{AudioConfig, CallSound, MicrophoneSpec, SpeakerSpec},
     call::LegResources,
     media::MediaLegConfig,
+    room::Room,
     settings::{Settings, SoundProcessing},
     transport::ProxyConfig,
 };
@@ -37,6 +38,7 @@ pub(super) struct Voice {
     processing: SoundProcessing,
     loopback: bool,
     proxy: ProxyConfig,
+    room: Room,
     state: Mutex<State>,
     /// The relays of `state`, for the legs that run.
     relay_updates: watch::Sender<Vec<RelayServer>>,
@@ -72,9 +74,15 @@ impl Voice {
             processing: settings.processing,
             loopback: settings.loopback,
             proxy: settings.proxy()?,
+            room: Room::default(),
             state: Mutex::default(),
             relay_updates: watch::Sender::new(Vec::new()),
         })
+    }
+
+    /// Whether the calls have little room.
+    pub(super) fn room(&self) -> &Room {
+        &self.room
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -171,6 +179,7 @@ impl LegResources for Voice {
             relay_tls: state.relay_tls.clone(),
             loopback: self.loopback,
             proxy: self.proxy.clone(),
+            room: self.room.clone(),
         }
     }
 

@@ -118,6 +118,7 @@ fn attach_as(tls: &Arc<Tls>, super_nodes: &[SocketAddr]) -> (Attachment, Incomin
         listening_port: None,
         prober: Arc::new(UdpProber),
         seed: [7; 32],
+        room: crate::room::Room::default(),
     };
     Attachment::start(config, dialer(tls), HostCache::new(super_nodes.iter().copied()))
 }

@@ -136,6 +136,7 @@ impl Client {
             listening_port: None,
             prober: Arc::new(UdpProber),
             seed: random_seed(),
+            room: crate::room::Room::default(),
         };
         let dialer = Dialer::new(self.tls.clone(), ProxyConfig::default());
         let (attachment, mut incoming) =

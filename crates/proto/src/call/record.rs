@@ -82,6 +82,8 @@ pub struct MediaSummary {
     pub audio_cpu_percent: f32,
     /// ICE restarts and other changes of path.
     pub path_changes: u32,
+    /// Voice that a TCP or TLS stream had not taken in time and that was dropped before it.
+    pub stale_messages: u64,
 }
 
 impl CallRecord {
