@@ -117,6 +117,7 @@ fn direction(c: &mut Criterion) {
     let sound = voice(480_000);
     let lossy = OperatingPoint {
         frame: FrameDuration::Ms20,
+        bundled: 1,
         application: Application::Voip,
         codec_bits_per_s: 13_600,
         code: Some(Code::new(3, 4, 1, 8)),

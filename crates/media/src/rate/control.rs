@@ -20,6 +20,15 @@ const RAISE_FACTOR_LOW: f64 = 1.03;
 /// Bit/s on the wire below which every bit counts.
 const LOW: f64 = 24_000.0;
 
+/// What rate control lets the voice have on the wire.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct VoiceRate {
+    /// Headers included.
+    pub bits_per_s: u32,
+    /// A queue stands on the way and is being drained.
+    pub has_queue: bool,
+}
+
 /// The controller of one direction.
 #[derive(Clone, Debug)]
 pub struct RateControl {
@@ -59,9 +68,9 @@ impl RateControl {
         self.point
     }
 
-    /// Bit/s on the wire that the point was made for.
-    pub fn wire_bits_per_s(&self) -> u32 {
-        self.planned as u32
+    /// What the point was made for.
+    pub fn wire_rate(&self) -> VoiceRate {
+        VoiceRate { bits_per_s: self.planned as u32, has_queue: self.path.has_queue() }
     }
 
     /// Notes a packet sent.
@@ -74,7 +83,7 @@ impl RateControl {
     pub fn handle_feedback(&mut self, now: Instant, feedback: &Feedback) {
         let using = f64::from(self.point.wire_bits_per_s(self.overhead_bytes));
         self.path.handle_feedback(now, feedback, using);
-        let severity = Severity::of(self.path.loss(), self.path.burst());
+        let severity = Severity::of(self.path.losses().share(), self.path.losses().burst());
         let mut replan = severity > self.severity;
         if severity < self.severity {
             let since = *self.better_since.get_or_insert(now);
@@ -138,12 +147,12 @@ impl RateControl {
 
     /// Smoothed loss on the path, 0 to 1.
     pub fn path_loss(&self) -> f64 {
-        self.path.loss()
+        self.path.losses().share()
     }
 
     /// Adds what is known to the sender's statistics.
     pub fn report(&self, statistics: &mut SenderStatistics) {
-        statistics.path_loss = self.path.loss();
+        statistics.path_loss = self.path.losses().share();
         statistics.missed = self.path.missed();
         statistics.round_trip_ms = self.path.round_trip_ms();
         statistics.queueing_ms = self.path.queueing_ms();
@@ -179,7 +188,7 @@ mod tests {
                 }
                 control.handle_feedback(now, &feedback);
             }
-            least = least.min(control.wire_bits_per_s());
+            least = least.min(control.wire_rate().bits_per_s);
         }
         least
     }
@@ -224,13 +233,13 @@ mod tests {
         for packet in 0..600 {
             control.sent(begin + Duration::from_millis(10) * packet, packet as u16, 80);
         }
-        let slow = control.wire_bits_per_s();
+        let slow = control.wire_rate().bits_per_s;
         assert!(slow < (RICH as u32) / 4, "{slow} bit/s");
         control.path_changed();
-        assert!(control.wire_bits_per_s() <= slow, "{} bit/s", control.wire_bits_per_s());
+        assert!(control.wire_rate().bits_per_s <= slow, "{} bit/s", control.wire_rate().bits_per_s);
         // And where the new path has room it is used within seconds.
         reports(&mut control, begin, 600..1_600, (0.0, 1));
-        assert!(control.wire_bits_per_s() >= (RICH as u32));
+        assert!(control.wire_rate().bits_per_s >= (RICH as u32));
     }
 
     #[test]
@@ -241,17 +250,21 @@ mod tests {
         reports(&mut control, begin, 0..300, (0.0, 1));
         // By a relay the way is 120 ms longer than the least that the receiver remembers.
         control.path_changed();
-        let before = control.wire_bits_per_s();
+        let before = control.wire_rate().bits_per_s;
         reports(&mut control, begin, 300..900, (120.0, 1));
-        assert!(control.wire_bits_per_s() >= before, "{} of {before}", control.wire_bits_per_s());
+        assert!(
+            control.wire_rate().bits_per_s >= before,
+            "{} of {before}",
+            control.wire_rate().bits_per_s
+        );
         // A queue that drops is left there too, and does not rule the next path.
         reports(&mut control, begin, 900..1_300, (254.0, 8));
-        let slow = control.wire_bits_per_s();
+        let slow = control.wire_rate().bits_per_s;
         assert!(slow < before / 3, "{slow} bit/s into a full queue");
         control.path_changed();
-        assert!(control.wire_bits_per_s() <= slow);
+        assert!(control.wire_rate().bits_per_s <= slow);
         reports(&mut control, begin, 1_300..2_500, (0.0, 1));
-        let after = control.wire_bits_per_s();
+        let after = control.wire_rate().bits_per_s;
         assert!(after > before / 2, "{after} of {before}");
     }
 
@@ -265,7 +278,7 @@ mod tests {
                 control.path_changed();
             }
         }
-        let rate = control.wire_bits_per_s();
+        let rate = control.wire_rate().bits_per_s;
         assert!(rate < RICH as u32 / 4, "{rate} bit/s into silence");
     }
 
@@ -273,13 +286,13 @@ mod tests {
     fn a_slow_start_that_the_handshake_asked_for_is_left_where_there_is_room() {
         let mut control = RateControl::new(&VoiceConfig::default());
         control.start_at(25_000);
-        assert!((24_000..=25_000).contains(&control.wire_bits_per_s()));
+        assert!((24_000..=25_000).contains(&control.wire_rate().bits_per_s));
         let begin = Instant::now();
         reports(&mut control, begin, 0..300, (0.0, 1));
-        assert!(control.wire_bits_per_s() >= RICH as u32 * 9 / 10, "after three seconds");
-        let learnt = control.wire_bits_per_s();
+        assert!(control.wire_rate().bits_per_s >= RICH as u32 * 9 / 10, "after three seconds");
+        let learnt = control.wire_rate().bits_per_s;
         control.start_at(25_000);
-        assert_eq!(control.wire_bits_per_s(), learnt, "reports know better");
+        assert_eq!(control.wire_rate().bits_per_s, learnt, "reports know better");
     }
 
     #[test]
@@ -291,7 +304,7 @@ mod tests {
         reports(&mut control, begin, 0..300, (245.0, 1));
         // Now it is full, and four of five packets are dropped.
         reports(&mut control, begin, 300..600, (254.0, 5));
-        let rate = control.wire_bits_per_s();
+        let rate = control.wire_rate().bits_per_s;
         assert!(rate < (RICH as u32) / 3, "{rate} bit/s into a full queue");
     }
 
@@ -302,7 +315,7 @@ mod tests {
         // The least transit that the receiver remembers is that of the full queue: no delay is
         // told, seven of eight packets are dropped.
         reports(&mut control, Instant::now(), 0..300, (0.0, 8));
-        let rate = control.wire_bits_per_s();
+        let rate = control.wire_rate().bits_per_s;
         assert!(rate < (RICH as u32) / 3, "{rate} bit/s into a full queue");
     }
 
@@ -314,7 +327,7 @@ mod tests {
         for packet in 0..50 {
             control.sent(begin + Duration::from_millis(120) * packet, packet as u16, 150);
         }
-        let rate = control.wire_bits_per_s();
+        let rate = control.wire_rate().bits_per_s;
         assert!(rate <= 8_400, "{rate} bit/s in which reports drown");
     }
 
@@ -338,7 +351,7 @@ mod tests {
                 control.handle_feedback(now, &feedback);
             }
         }
-        let rate = control.wire_bits_per_s();
+        let rate = control.wire_rate().bits_per_s;
         assert!(rate >= 11_000, "{rate} bit/s");
     }
 

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use super::{
     Feedback,
     deep::DeepQueue,
+    losses::Losses,
     sizes::SentSizes,
     window::{FULL_LOST, QUEUEING_MS_MAX, Told, WINDOW_MS, WINDOW_PACKETS, Window},
 };
@@ -89,9 +90,6 @@ const PAUSE: Duration = Duration::from_millis(500);
 const SILENCE_RATE_RARE: f64 = 20_000.0;
 const SILENCE_RARE: Duration = Duration::from_millis(2_800);
 
-/// Time constants of smoothing in reports.
-const LOSS_SMOOTHING_PACKETS: f64 = 150.0;
-
 /// By so many packets and so much time one may overtake another; then it counts as lost.
 const REORDERED: u16 = 2;
 const REORDERED_TIME: Duration = Duration::from_millis(100);
@@ -128,11 +126,7 @@ pub(super) struct PathEstimator {
     last_report: Option<Instant>,
     first_sent: Option<Instant>,
     hold_until: Option<Instant>,
-    loss: f64,
-    loss_known: f64,
-    bursts: f64,
-    lost: f64,
-    in_burst: bool,
+    losses: Losses,
     round_trip_ms: Option<f64>,
     queueing_ms: f64,
     congested: bool,
@@ -170,11 +164,7 @@ impl PathEstimator {
             last_report: None,
             first_sent: None,
             hold_until: None,
-            loss: 0.0,
-            loss_known: 0.0,
-            bursts: 0.0,
-            lost: 0.0,
-            in_burst: false,
+            losses: Losses::default(),
             round_trip_ms: None,
             queueing_ms: 0.0,
             congested: false,
@@ -269,7 +259,7 @@ impl PathEstimator {
             let Some((sent, wire_bytes)) = self.find(sequence) else { continue };
             // What a full queue drops is no reason for redundancy, which would fill it more.
             if !self.congested || queueing.is_some() {
-                self.count(queueing.is_none());
+                self.losses.count(queueing.is_none());
             }
             let longer_ms = self.longer_ms(wire_bytes);
             let beyond =
@@ -433,35 +423,20 @@ impl PathEstimator {
                 self.drain = if small { DRAIN_SMALL } else { DRAIN };
                 if window.lost > 0.05 {
                     // The queue dropped them: no reason for redundancy.
-                    (self.loss, self.loss_known, self.bursts, self.lost) = (0.0, 0.0, 0.0, 0.0);
+                    self.losses = Losses::default();
                 }
             }
         }
     }
 
-    fn count(&mut self, lost: bool) {
-        let keep = 1.0 - 1.0 / LOSS_SMOOTHING_PACKETS;
-        self.loss_known = self.loss_known * keep + 1.0;
-        self.loss = self.loss * keep + f64::from(u8::from(lost));
-        let slow = 1.0 - 1.0 / 1_000.0;
-        if lost {
-            self.lost = self.lost * slow + 1.0;
-            if !self.in_burst {
-                self.bursts = self.bursts * slow + 1.0;
-            }
-        }
-        self.in_burst = lost;
+    /// What was lost on the path, before repair.
+    pub(super) fn losses(&self) -> &Losses {
+        &self.losses
     }
 
-    /// Smoothed loss on the path, 0 to 1, before repair.
-    pub(super) fn loss(&self) -> f64 {
-        // As if 50 packets had come through before: no panic on the first loss.
-        self.loss / (self.loss_known + 50.0 * (1.0 - self.loss_known / LOSS_SMOOTHING_PACKETS))
-    }
-
-    /// Mean length of a loss burst in packets, at least 1.
-    pub(super) fn burst(&self) -> f64 {
-        if self.bursts > 0.0 { (self.lost / self.bursts).max(1.0) } else { 1.0 }
+    /// A queue stands, or one for which the rate was lowered is not gone.
+    pub(super) fn has_queue(&self) -> bool {
+        self.congested || self.lowered_at_ms.is_some()
     }
 
     /// Bit/s on the wire, headers included.

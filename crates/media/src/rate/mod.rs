@@ -12,9 +12,10 @@ mod deep;
 mod estimator;
 pub mod feedback;
 pub mod log;
+mod losses;
 mod plan;
 mod sizes;
 mod window;
 
-pub use control::RateControl;
+pub use control::{RateControl, VoiceRate};
 pub use feedback::{Feedback, FeedbackError};

@@ -19,6 +19,7 @@ use super::{
     report::{Heard, Report},
     reporting::{FRESH_SLOW, HOLD_INTERVAL, WARM_INTERVAL},
 };
+use crate::rate::VoiceRate;
 
 /// Silence while voice flows that is suspicious (chosen: ten packets of 20 ms).
 const SILENCE_MIN: Duration = Duration::from_millis(200);
@@ -150,7 +151,7 @@ impl MediaSession {
         self.statistics.cipher = Some(CIPHER);
         self.statistics.start_bits_per_s = self.handshake.start_bits_per_s(now);
         if let Some(bits_per_s) = self.statistics.start_bits_per_s {
-            self.pace.set_voice_rate(bits_per_s);
+            self.pace.set_voice_rate(VoiceRate { bits_per_s, has_queue: false });
         }
         self.statistics.setup = Some(now.saturating_duration_since(self.started_at));
         self.liveness.heard_at = now;

@@ -67,7 +67,7 @@ use self::{
     relay::Relay,
     statistics::Reception,
 };
-use crate::packet::VoicePacket;
+use crate::{packet::VoicePacket, rate::VoiceRate};
 
 /// Largest voice payload: one datagram of 1,200 bytes less headers, as in RFC 8831 practice.
 const VOICE_LENGTH_MAX: usize = 1_150;
@@ -199,10 +199,10 @@ impl MediaSession {
         self.offer_candidates_again(now);
     }
 
-    /// Says what rate control lets the voice have on the wire, in bit/s: where that is little, the
-    /// session says little beside it.
-    pub fn set_voice_rate(&mut self, bits_per_s: u32) {
-        self.pace.set_voice_rate(bits_per_s);
+    /// Says what rate control lets the voice have on the wire: where that is little, or a queue
+    /// stands, the session says little beside it.
+    pub fn set_voice_rate(&mut self, rate: VoiceRate) {
+        self.pace.set_voice_rate(rate);
     }
 
     /// Sends one voice packet; before the session is connected it is dropped.

@@ -8,6 +8,8 @@
 
 use std::time::{Duration, Instant};
 
+use crate::rate::VoiceRate;
+
 /// Rate control below this leaves no room beside the voice (chosen: 4 kB/s).
 const SCARCE_BITS_PER_S: u32 = 32_000;
 /// A voice without a packet for so long has stopped.
@@ -24,7 +26,7 @@ const ICE_SPACING_HOLD: Duration = Duration::from_secs(15);
 #[derive(Debug, Default)]
 pub(super) struct Pace {
     /// What rate control lets the voice have on the wire; nobody has said yet if `None`.
-    voice_bits_per_s: Option<u32>,
+    voice: Option<VoiceRate>,
     voice_at: Option<Instant>,
     queue_until: Option<Instant>,
     ice_at: Option<Instant>,
@@ -32,8 +34,8 @@ pub(super) struct Pace {
 
 impl Pace {
     /// Rate control has decided.
-    pub(super) fn set_voice_rate(&mut self, bits_per_s: u32) {
-        self.voice_bits_per_s = Some(bits_per_s);
+    pub(super) fn set_voice_rate(&mut self, rate: VoiceRate) {
+        self.voice = Some(rate);
     }
 
     /// A voice packet leaves.
@@ -53,18 +55,20 @@ impl Pace {
         self.queue_until.is_some_and(|until| until > now)
     }
 
-    /// Rate control gives the voice little. The bytes that leave say nothing: a pause in speech is
-    /// small too. A queue alone is no sign either: late packets may be those of a machine that
-    /// stalls, and there a dead path must be left as fast as ever.
+    /// Rate control gives the voice little, or both it and long round trips tell of a queue. Either
+    /// of the two alone is no sign: late packets may be those of a machine that stalls, and there a
+    /// dead path must be left as fast as ever. The bytes that leave say nothing: a pause in speech
+    /// is small too.
     pub(super) fn is_crowded(&self, now: Instant) -> bool {
         let is_speaking =
             self.voice_at.is_some_and(|at| now.saturating_duration_since(at) < STOPPED);
-        is_speaking && self.is_scarce()
+        let is_full = self.voice.is_some_and(|rate| rate.has_queue) && self.has_queue(now);
+        is_speaking && (self.is_scarce() || is_full)
     }
 
     /// Rate control gives the voice little, whether it speaks now or not.
     pub(super) fn is_scarce(&self) -> bool {
-        self.voice_bits_per_s.is_some_and(|rate| rate < SCARCE_BITS_PER_S)
+        self.voice.is_some_and(|rate| rate.bits_per_s < SCARCE_BITS_PER_S)
     }
 
     /// Whether a message of ICE may leave although there is little room.

@@ -18,7 +18,7 @@ use crate::{
         bundle::{BUNDLED_BYTES_MAX, BUNDLED_MAX, Bundler},
     },
     loss::{COVERED_FRAME_BYTES_MAX, Payload, SendWindow},
-    rate::{Feedback, RateControl},
+    rate::{Feedback, RateControl, VoiceRate},
 };
 
 /// The last frame's end that a newly chosen encoder hears first: 20 ms.
@@ -148,11 +148,15 @@ impl VoiceSender {
         self.point
     }
 
-    /// What the voice may take on the wire, headers included, in bit/s.
-    pub fn wire_bits_per_s(&self) -> u32 {
-        let fixed =
-            self.config.fixed.map(|point| point.wire_bits_per_s(self.config.overhead_bytes));
-        fixed.unwrap_or_else(|| self.rate.wire_bits_per_s())
+    /// What the voice may take on the wire, headers included.
+    pub fn wire_rate(&self) -> VoiceRate {
+        match self.config.fixed {
+            Some(point) => {
+                let bits_per_s = point.wire_bits_per_s(self.config.overhead_bytes);
+                VoiceRate { bits_per_s, has_queue: false }
+            }
+            None => self.rate.wire_rate(),
+        }
     }
 
     /// Counts so far.

@@ -22,6 +22,7 @@ use std::{
 use cooee_media::{
     codec::CodecError,
     processing::{ProcessingConfig, Processor},
+    rate::VoiceRate,
     session::PathDescription,
     voice::{ReceiverStatistics, SenderStatistics, VoiceConfig, VoiceReceiver, VoiceSender},
 };
@@ -146,7 +147,7 @@ struct Mouth {
     link: AudioEnd,
     dtmf: DtmfPlayer,
     /// The rate of which the network side was told last.
-    told_bits_per_s: u32,
+    told_rate: VoiceRate,
     path: Option<PathDescription>,
 }
 
@@ -170,7 +171,7 @@ impl CallPath {
                 sender: VoiceSender::new(sound.sender)?,
                 link,
                 dtmf: DtmfPlayer::new(),
-                told_bits_per_s: 0,
+                told_rate: VoiceRate::default(),
                 path: None,
             },
             receiver: VoiceReceiver::new(sound.receiver)?,
@@ -298,10 +299,10 @@ impl Mouth {
             block.fill(0.0);
         }
         let link = &mut self.link;
-        let bits_per_s = self.sender.wire_bits_per_s();
-        if bits_per_s != self.told_bits_per_s {
-            link.send(VoiceMessage::Rate(bits_per_s));
-            self.told_bits_per_s = bits_per_s;
+        let rate = self.sender.wire_rate();
+        if rate != self.told_rate {
+            link.send(VoiceMessage::Rate(rate));
+            self.told_rate = rate;
         }
         self.sender.capture(now, block, &mut |packet| link.send(VoiceMessage::Packet(packet)));
     }

@@ -16,7 +16,11 @@ use std::{
     time::Instant,
 };
 
-use cooee_media::{VoicePacket, rate::Feedback, session::PathDescription};
+use cooee_media::{
+    VoicePacket,
+    rate::{Feedback, VoiceRate},
+    session::PathDescription,
+};
 use rtrb::{Consumer, Producer, RingBuffer};
 use tokio::net::UnixStream as WakeReceiver;
 
@@ -30,8 +34,8 @@ pub enum VoiceMessage {
     Packet(VoicePacket),
     /// The receiver's report to the sender.
     Feedback(Feedback),
-    /// Towards the network alone: what rate control lets the voice have on the wire, in bit/s.
-    Rate(u32),
+    /// Towards the network alone: what rate control lets the voice have on the wire.
+    Rate(VoiceRate),
     /// Towards the audio thread alone: the voice leaves by this path from now on.
     Path(PathDescription),
     /// Towards the audio thread alone: the handshake told of little room, start with this, in bit/s

@@ -212,9 +212,9 @@ impl LegTask {
                 let length = feedback.encode(&mut bytes);
                 self.session.send_feedback(now, Bytes::copy_from_slice(&bytes[..length]))
             }
-            Some(VoiceMessage::Rate(bits_per_s)) => {
-                self.session.set_voice_rate(bits_per_s);
-                self.room.set_voice_rate(bits_per_s);
+            Some(VoiceMessage::Rate(rate)) => {
+                self.session.set_voice_rate(rate);
+                self.room.set_voice_rate(rate.bits_per_s);
                 Ok(())
             }
             Some(_) => Ok(()),

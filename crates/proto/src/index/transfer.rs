@@ -10,8 +10,8 @@
 //! ```
 //!
 //! An offer may come before the new keeper has learnt that there is such a member, and is then
-//! dropped: hence again. The same exchange runs now and then between two keepers of a shard chosen at random
-//! (anti-entropy), so that whatever was lost, withheld or split comes together again.
+//! dropped: hence again. The same exchange runs now and then between two keepers of a shard chosen
+//! at random (anti-entropy), so that whatever was lost, withheld or split comes together again.
 
 use std::{
     borrow::Cow,
