@@ -1,4 +1,4 @@
-//! The part of a session that notices deafness and chooses paths, by what the reports say.
+//! The part of a session that notices deafness, its own and the peer's, by what the reports say.
 //!
 //! Each side reports on the path of its media every 250 ms (3 s on hold), on the warm path
 //! every 500 ms, on the others now and then. Silence on the way in makes it report at once on
@@ -14,6 +14,7 @@ use std::{
 
 use super::{
     Direction, LocalPath, MediaSession, Output, PathKind, Phase, SessionEvent, TimerReason,
+    choice::FRESH_CROWDED,
     path::{Path, PathNumber},
     profile::CIPHER,
     report::{Heard, Report},
@@ -25,14 +26,12 @@ use crate::rate::VoiceRate;
 const SILENCE_MIN: Duration = Duration::from_millis(200);
 /// The same where there is little room: a queue of half a second each way, and what it drops.
 const SILENCE_MIN_CROWDED: Duration = Duration::from_millis(1_500);
-/// A path whose last confirmation is older does not count as working.
-const FRESH: Duration = Duration::from_millis(2_000);
-/// The same where there is little room.
-const FRESH_CROWDED: Duration = Duration::from_millis(6_000);
 /// How long voice leaves twice after a suspicion.
 const DUPLICATION: Duration = Duration::from_millis(500);
-/// On how many other paths, each by another local way if possible.
+/// On how many other paths at first, each by another local way if possible; then on one. Mostly the
+/// peer's report is there by then, and if what is wrong is a queue, copies make it worse.
 const COPIES_MAX: usize = 4;
+const SPREAD: Duration = Duration::from_millis(150);
 /// Voice packets further apart than this are pauses.
 const SPACING_MAX: Duration = Duration::from_millis(300);
 /// A side that sent voice this lately is sending it: bundles of 240 ms and some.
@@ -62,9 +61,11 @@ pub(super) struct Liveness {
     /// As of the last look.
     crowded: bool,
     pub(super) first_path: Option<(LocalPath, SocketAddr)>,
-    media_since: Instant,
+    pub(super) media_since: Instant,
     heard_at: Instant,
     voice_heard_at: Option<Instant>,
+    /// By which the last voice packet came.
+    pub(super) voice_path: Option<PathNumber>,
     voice_spacing: Duration,
     voice_sent_at: Option<Instant>,
     /// Usual time between voice packets sent.
@@ -74,6 +75,8 @@ pub(super) struct Liveness {
     deaf_told: bool,
     pub(super) lost_told: bool,
     duplicate_until: Option<Instant>,
+    /// When the trouble began that is or was last.
+    trouble_since: Instant,
     direct_tried_at: Option<Instant>,
     new_ports: u32,
 }
@@ -89,6 +92,7 @@ impl Liveness {
             media_since: now,
             heard_at: now,
             voice_heard_at: None,
+            voice_path: None,
             voice_spacing: Duration::from_millis(20),
             voice_sent_at: None,
             voice_sent_spacing: Duration::from_millis(20),
@@ -97,6 +101,7 @@ impl Liveness {
             deaf_told: false,
             lost_told: false,
             duplicate_until: None,
+            trouble_since: now,
             direct_tried_at: None,
             new_ports: 0,
         }
@@ -115,6 +120,22 @@ impl Liveness {
 
     pub(super) fn in_trouble(&self, now: Instant) -> bool {
         self.suspect_since.is_some() || self.duplicate_until.is_some_and(|until| until > now)
+    }
+
+    /// Something begins to be wrong, if it was not already.
+    fn note_trouble(&mut self, now: Instant) {
+        if !self.in_trouble(now) {
+            self.trouble_since = now;
+        }
+    }
+
+    /// On how many other paths voice leaves too.
+    fn copies(&self, now: Instant) -> usize {
+        match self.in_trouble(now) {
+            true if now < self.trouble_since + SPREAD => COPIES_MAX,
+            true => 1,
+            false => 0,
+        }
     }
 
     /// Silence longer than this is suspicious.
@@ -169,38 +190,14 @@ impl MediaSession {
         self.send_due_reports(now);
     }
 
-    fn set_media(&mut self, now: Instant, number: Option<PathNumber>) {
-        self.liveness.media = number;
-        self.liveness.media_since = now;
-        let Some(path) = number.and_then(|number| self.paths.get_mut(number)) else { return };
-        path.next_report = now;
-        if let (LocalPath::Relay(id), remote) = (path.description.local, path.description.remote)
-            && let Some(relay) = self.relays.get_mut(&id)
-        {
-            relay.bind_channel(now, remote);
-        }
-    }
-
-    /// The media moves to a path that works.
-    fn switch(&mut self, now: Instant, number: PathNumber) {
-        if self.liveness.media == Some(number) {
-            return;
-        }
-        self.set_media(now, Some(number));
-        self.statistics.path_changes += 1;
-        if let Some(path) = self.paths.get(number) {
-            let changed = SessionEvent::PathChanged(path.description);
-            self.outputs.push_back(Output::Event(changed));
-        }
-    }
-
     /// An encrypted voice packet leaves on the media path, and on others that work when in doubt.
     pub(super) fn send_voice_bytes(&mut self, now: Instant, bytes: Vec<u8>) {
         let media = self.liveness.media;
         self.pace.note_voice(now);
-        if self.liveness.in_trouble(now) && !self.pace.is_crowded(now) {
+        let copies = self.liveness.copies(now);
+        if copies > 0 && !self.pace.is_crowded(now) {
             let except = (media, self.liveness.warm);
-            for path in self.paths.copies(now, FRESH_SLOW, except, COPIES_MAX) {
+            for path in self.paths.copies(now, FRESH_SLOW, except, copies) {
                 self.send_via(now, path.local, path.remote, bytes.clone());
             }
         }
@@ -229,7 +226,7 @@ impl MediaSession {
     }
 
     pub(super) fn heard_voice(&mut self, now: Instant) {
-        self.heard(now);
+        self.liveness.voice_path = self.heard(now);
         if let Some(last) = self.liveness.voice_heard_at {
             let gap = now.saturating_duration_since(last).min(Duration::from_millis(100));
             let spacing = &mut self.liveness.voice_spacing;
@@ -286,8 +283,7 @@ impl MediaSession {
         if let Some(sample) = apart.filter(|sample| *sample < 60_000 && heard.echo_age_ms < 10_000)
         {
             let sample = Duration::from_millis(u64::from(sample));
-            path.observe_round_trip(sample);
-            let least = path.round_trip_least.unwrap_or(sample);
+            let least = path.observe_round_trip(now, sample);
             self.pace.note_round_trip(now, sample, least);
         }
     }
@@ -300,20 +296,25 @@ impl MediaSession {
             heard.map_or(u64::from(u16::MAX), |heard| u64::from(heard.heard_age_ms))
         };
         let Some(path) = self.paths.get(media) else { return };
+        if report.heard.is_empty() {
+            // From before anything came through.
+            return;
+        }
+        let round_trip = path.round_trip.unwrap_or(Duration::from_millis(300));
         let interval = if self.liveness.hold { HOLD_INTERVAL } else { self.config.report_interval };
         let crowded = self.pace.is_crowded(now);
         let limit = if self.liveness.is_sending_voice(now) {
             let least = if crowded { UNHEARD_MIN_CROWDED } else { UNHEARD_MIN };
-            least.max(self.liveness.voice_sent_spacing * 4)
+            least.max(self.liveness.voice_sent_spacing * 4).max(round_trip / 2)
         } else {
             interval * 2 + Duration::from_millis(300)
         };
-        let round_trip = path.round_trip.unwrap_or(Duration::from_millis(300));
         let settled = self.liveness.media_since + limit + round_trip * 2 <= now;
         let age = Duration::from_millis(age_of(media));
         if !settled || age <= limit {
             return;
         }
+        self.liveness.note_trouble(now);
         self.liveness.duplicate_until = Some(now + DUPLICATION);
         // Whatever else is broken too: only a path that the peer has heard since counts.
         let is_heard = |path: &Path| {
@@ -341,6 +342,7 @@ impl MediaSession {
         self.liveness.crowded = self.pace.is_crowded(now);
         let silence_max = self.liveness.silence_max();
         if silence >= silence_max && self.liveness.suspect_since.is_none() {
+            self.liveness.note_trouble(now);
             self.liveness.suspect_since = Some(now);
             self.hasten_reports(now);
         }
@@ -359,54 +361,10 @@ impl MediaSession {
         self.send_due_reports(now);
     }
 
-    fn tell_deaf(&mut self, direction: Direction) {
+    pub(super) fn tell_deaf(&mut self, direction: Direction) {
         let media = self.liveness.media.and_then(|number| self.paths.get(number));
         if let Some(path) = media.map(|path| path.description) {
             self.outputs.push_back(Output::Event(SessionEvent::PathDeaf { direction, path }));
-        }
-    }
-
-    fn choose_paths(&mut self, now: Instant) {
-        let crowded = self.pace.is_crowded(now);
-        let slow = match (self.liveness.hold, crowded) {
-            (true, _) => FRESH_SLOW,
-            (false, true) => FRESH_CROWDED,
-            (false, false) => FRESH,
-        };
-        let media = self.liveness.media.filter(|number| self.paths.get(*number).is_some());
-        let best = self.paths.best(now, FRESH_SLOW, media).map(|path| path.number);
-        match (media, best) {
-            (None, Some(best)) => self.switch(now, best),
-            (None, None) => self.liveness.media = None,
-            (Some(media), Some(best)) => {
-                let works = self.paths.get(media).is_some_and(|path| path.is_fresh(now, slow));
-                if !works {
-                    self.tell_deaf(Direction::Outbound);
-                    self.paths.condemn(media, now);
-                    self.switch(now, best);
-                } else if self.paths.is_clearly_better(
-                    best,
-                    media,
-                    crowded || self.pace.has_queue(now),
-                ) {
-                    self.switch(now, best);
-                }
-            }
-            (Some(_), None) => {}
-        }
-        let Some(media) = self.liveness.media else { return };
-        let warm = self.paths.warm(now, FRESH_SLOW, media).map(|path| path.number);
-        if warm != self.liveness.warm {
-            self.liveness.warm = warm;
-            if let Some(path) = warm.and_then(|number| self.paths.get_mut(number)) {
-                path.next_report = path.next_report.min(now + WARM_INTERVAL);
-                let path = path.description;
-                if let LocalPath::Relay(id) = path.local
-                    && let Some(relay) = self.relays.get_mut(&id)
-                {
-                    relay.bind_channel(now, path.remote);
-                }
-            }
         }
     }
 
@@ -465,16 +423,5 @@ impl MediaSession {
             }
         }
         next
-    }
-
-    pub(super) fn drop_paths(&mut self, now: Instant, local: LocalPath) {
-        let gone = self.paths.remove_local(local);
-        let liveness = &mut self.liveness;
-        liveness.warm = liveness.warm.filter(|number| !gone.contains(number));
-        if liveness.media.is_some_and(|number| gone.contains(&number)) {
-            liveness.media = None;
-            self.choose_paths(now);
-            self.hasten_reports(now);
-        }
     }
 }

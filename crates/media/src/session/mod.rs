@@ -15,6 +15,7 @@
 //! [`MediaSession::poll_output`] until [`Output::Timeout`]. Wire: `docs/protocol/media.md`.
 
 mod candidate;
+mod choice;
 mod engine;
 mod error;
 mod fresh_queue;

@@ -16,11 +16,20 @@ const SCARCE_BITS_PER_S: u32 = 32_000;
 const STOPPED: Duration = Duration::from_millis(600);
 /// A round trip this much above the shortest of its path is a queue (chosen: jitter is less).
 const QUEUE_MIN: Duration = Duration::from_millis(150);
+/// Long round trips alone for so long are a queue that stands; those of a machine that stalled all
+/// end when it goes on.
+const STANDING: Duration = Duration::from_millis(200);
 /// For how long a queue is remembered.
 const QUEUE_REMEMBERED: Duration = Duration::from_secs(5);
 /// Messages of ICE at most one in this, while there is little room, and on hold.
 const ICE_SPACING: Duration = Duration::from_secs(5);
 const ICE_SPACING_HOLD: Duration = Duration::from_secs(15);
+
+/// Reports on paths that carry no media: so many at once, then one in this. RFC 8445 (14.2) spaces
+/// its checks alike: a burst on every path fills a narrow access for longer than a death takes to
+/// be noticed.
+const REPORTS_AT_ONCE: u32 = 4;
+const REPORT_SPACING: Duration = Duration::from_millis(50);
 
 /// What is known of the room on the way.
 #[derive(Debug, Default)]
@@ -29,7 +38,12 @@ pub(super) struct Pace {
     voice: Option<VoiceRate>,
     voice_at: Option<Instant>,
     queue_until: Option<Instant>,
+    /// Round trips have been long since then.
+    long_since: Option<Instant>,
+    standing_until: Option<Instant>,
     ice_at: Option<Instant>,
+    /// Reports sent so far fill their share until then.
+    reports_until: Option<Instant>,
 }
 
 impl Pace {
@@ -45,8 +59,13 @@ impl Pace {
 
     /// A report came back after `sample` on a path whose shortest round trip is `least`.
     pub(super) fn note_round_trip(&mut self, now: Instant, sample: Duration, least: Duration) {
-        if sample > least + QUEUE_MIN {
-            self.queue_until = Some(now + QUEUE_REMEMBERED);
+        if sample <= least + QUEUE_MIN {
+            self.long_since = None;
+            return;
+        }
+        self.queue_until = Some(now + QUEUE_REMEMBERED);
+        if *self.long_since.get_or_insert(now) + STANDING <= now {
+            self.standing_until = self.queue_until;
         }
     }
 
@@ -55,20 +74,32 @@ impl Pace {
         self.queue_until.is_some_and(|until| until > now)
     }
 
-    /// Rate control gives the voice little, or both it and long round trips tell of a queue. Either
-    /// of the two alone is no sign: late packets may be those of a machine that stalls, and there a
-    /// dead path must be left as fast as ever. The bytes that leave say nothing: a pause in speech
-    /// is small too.
+    /// Rate control gives the voice little, or both it and a long round trip tell of a queue, or no
+    /// round trip is short. A single long one is no sign: it may be that of a machine that stalled,
+    /// and there a dead path must be left as fast as ever. The bytes that leave say nothing: a
+    /// pause in speech is small too.
     pub(super) fn is_crowded(&self, now: Instant) -> bool {
         let is_speaking =
             self.voice_at.is_some_and(|at| now.saturating_duration_since(at) < STOPPED);
         let is_full = self.voice.is_some_and(|rate| rate.has_queue) && self.has_queue(now);
-        is_speaking && (self.is_scarce() || is_full)
+        let stands = self.standing_until.is_some_and(|until| until > now);
+        is_speaking && (self.is_scarce() || is_full || stands)
     }
 
     /// Rate control gives the voice little, whether it speaks now or not.
     pub(super) fn is_scarce(&self) -> bool {
         self.voice.is_some_and(|rate| rate.bits_per_s < SCARCE_BITS_PER_S)
+    }
+
+    /// Whether a report may leave now on a path that carries no media; if not, when.
+    pub(super) fn admit_report(&mut self, now: Instant) -> Result<(), Instant> {
+        let until = self.reports_until.map_or(now, |at| at.max(now));
+        let ahead = REPORT_SPACING * (REPORTS_AT_ONCE - 1);
+        if until > now + ahead {
+            return Err(until - ahead);
+        }
+        self.reports_until = Some(until + REPORT_SPACING);
+        Ok(())
     }
 
     /// Whether a message of ICE may leave although there is little room.

@@ -24,6 +24,10 @@ const PENALTY_FIRST: Duration = Duration::from_millis(750);
 const PENALTY_DOUBLINGS_MAX: u32 = 4;
 const PENALTY_FORGOTTEN: Duration = Duration::from_secs(30);
 
+/// The shortest round trip is forgotten after one or two of these: the network behind an address may
+/// have become another (chosen).
+const LEAST_REMEMBERED: Duration = Duration::from_secs(15);
+
 /// Index into the table; also the number by which reports name the path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct PathNumber(pub(super) u8);
@@ -42,8 +46,9 @@ pub(super) struct Path {
     pub(super) confirmed_at: Option<Instant>,
     pub(super) confirmations: u32,
     pub(super) round_trip: Option<Duration>,
-    /// The shortest so far.
-    pub(super) round_trip_least: Option<Duration>,
+    /// The shortest of this while and of the while before.
+    least: [Option<Duration>; 2],
+    least_since: Instant,
     /// When to send a report here next.
     pub(super) next_report: Instant,
     pub(super) reported_at: Option<Instant>,
@@ -54,7 +59,7 @@ pub(super) struct Path {
 }
 
 impl Path {
-    fn score_ms(&self) -> u64 {
+    pub(super) fn score_ms(&self) -> u64 {
         let round_trip = self.round_trip.unwrap_or(Duration::from_millis(500));
         self.description.kind.handicap_ms() + round_trip.as_millis() as u64
     }
@@ -63,13 +68,19 @@ impl Path {
         self.confirmed_at.is_some_and(|at| now.saturating_duration_since(at) <= span)
     }
 
-    pub(super) fn observe_round_trip(&mut self, sample: Duration) {
-        self.round_trip_least = Some(self.round_trip_least.map_or(sample, |l| l.min(sample)));
+    /// The shortest round trip lately, `sample` included.
+    pub(super) fn observe_round_trip(&mut self, now: Instant, sample: Duration) -> Duration {
+        if self.least_since + LEAST_REMEMBERED <= now {
+            self.least = [None, self.least[0]];
+            self.least_since = now;
+        }
+        self.least[0] = Some(self.least[0].map_or(sample, |least| least.min(sample)));
         self.round_trip = Some(match self.round_trip {
             // RFC 6298's smoothing, gain 1/8.
             Some(old) => old * 7 / 8 + sample / 8,
             None => sample,
         });
+        self.least.iter().flatten().min().copied().unwrap_or(sample)
     }
 }
 
@@ -133,7 +144,8 @@ impl Paths {
             confirmed_at: None,
             confirmations: 0,
             round_trip: None,
-            round_trip_least: None,
+            least: [None; 2],
+            least_since: now,
             next_report: now,
             reported_at: None,
             attempts: 0,

@@ -1,6 +1,9 @@
 //! The part of a session that sends reports: when, on which path, and what they say.
 
-use std::time::{Duration, Instant};
+use std::{
+    cmp::Reverse,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 
@@ -53,15 +56,23 @@ impl MediaSession {
         }
     }
 
+    /// The media's paths first, then those that work, the nearest of them first.
     pub(super) fn send_due_reports(&mut self, now: Instant) {
-        let due: Vec<_> = self
-            .paths
-            .iter()
-            .filter(|path| path.next_report <= now)
-            .map(|path| path.number)
-            .collect();
-        for number in due {
-            self.send_report(now, number, Bytes::new());
+        let kept = [self.liveness.media, self.liveness.warm];
+        let order = |path: &Path| {
+            let kept = kept.contains(&Some(path.number));
+            (!kept, !path.is_fresh(now, FRESH_SLOW), path.score_ms(), path.number)
+        };
+        let due = self.paths.iter().filter(|path| path.next_report <= now);
+        let mut due: Vec<_> = due.map(order).collect();
+        due.sort_unstable();
+        for (other, .., number) in due {
+            let admitted = if other { self.pace.admit_report(now) } else { Ok(()) };
+            match (admitted, self.paths.get_mut(number)) {
+                (Ok(()), _) => self.send_report(now, number, Bytes::new()),
+                (Err(at), Some(path)) => path.next_report = at,
+                (Err(_), None) => {}
+            }
         }
     }
 
@@ -93,7 +104,8 @@ impl MediaSession {
         self.report_path = None;
     }
 
-    /// What was heard, the latest first, by the numbers that the peer gave its paths.
+    /// What was heard, by the numbers that the peer gave its paths: first where voice came in last,
+    /// then the latest.
     fn heard_entries(&self, now: Instant) -> Vec<Heard> {
         let age_ms = |at: Instant| {
             let age = now.saturating_duration_since(at).as_millis();
@@ -102,14 +114,17 @@ impl MediaSession {
         let mut heard: Vec<_> = self
             .paths
             .iter()
-            .filter_map(|path| Some((path.heard_at?, path.peer_number?, path.echo?)))
+            .filter_map(|path| {
+                let is_voice = self.liveness.voice_path == Some(path.number);
+                Some((!is_voice, Reverse(path.heard_at?), path.peer_number?, path.echo?))
+            })
             .collect();
-        heard.sort_by_key(|(at, number, _)| (std::cmp::Reverse(*at), *number));
+        heard.sort_by_key(|(other, at, number, _)| (*other, *at, *number));
         let entries = if self.pace.is_crowded(now) { CROWDED_ENTRIES } else { ENTRIES_MAX };
         heard.truncate(entries);
         heard
             .into_iter()
-            .map(|(at, path, (echo_ms, echo_at))| Heard {
+            .map(|(_, Reverse(at), path, (echo_ms, echo_at))| Heard {
                 path,
                 echo_ms,
                 echo_age_ms: age_ms(echo_at),

@@ -146,6 +146,31 @@ fn where_room_is_little_no_stream_is_opened_until_the_voice_needs_it() {
 }
 
 #[test]
+fn an_access_that_is_nearly_full_from_the_start_makes_nobody_doubt_the_path() {
+    let kinds = [NatKind::None, NatKind::PortRestricted];
+    let mut world = world(kinds, &[UDP_TWICE, UDP], 2);
+    world.delay = Duration::from_millis(5);
+    for access in &mut world.ends[0].access {
+        // The voice takes 43 of them.
+        access.bits_per_s = Some(50_000);
+        access.queue_max = Duration::from_millis(500);
+    }
+    for end in &mut world.ends {
+        end.sequence = 0;
+    }
+    connect(&mut world);
+    let begin = world.now;
+    world.run_ms(10_000);
+    for end in &world.ends {
+        assert_eq!(end.session.statistics().path_changes, 0);
+        let sent = end.sent.iter().filter(|(at, _)| *at >= begin);
+        let bytes: usize = sent.map(|(_, datagram)| datagram.bytes.len() + 28).sum();
+        // The voice alone is 56,000; what is said beside it is most in the first second.
+        assert!(bytes < 90_000, "{bytes} bytes in ten seconds");
+    }
+}
+
+#[test]
 fn a_stream_that_fails_is_tried_ever_more_rarely_while_the_voice_has_another_path() {
     let kinds = [NatKind::PortRestricted, NatKind::PortRestricted];
     let mut world = world(kinds, &[UDP, UDP], 2);

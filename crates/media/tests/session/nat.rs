@@ -17,7 +17,7 @@ pub(crate) enum NatKind {
 
 pub(crate) struct Nat {
     pub(crate) kind: NatKind,
-    public: IpAddr,
+    pub(crate) public: IpAddr,
     /// No UDP passes at all.
     pub(crate) udp_blocked: bool,
     mappings: BTreeMap<(SocketAddr, Option<SocketAddr>), u16>,

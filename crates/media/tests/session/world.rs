@@ -43,9 +43,19 @@ pub(crate) struct Datagram {
 #[derive(Debug)]
 enum Occurrence {
     Datagram(Datagram),
+    /// At the access of the end to which it goes.
+    Inward(usize, Datagram),
     StreamOpened(usize, RelayId),
-    ToRelay { relay: usize, from: SocketAddr, bytes: Vec<u8> },
-    FromRelay { end: usize, relay: RelayId, bytes: Vec<u8> },
+    ToRelay {
+        relay: usize,
+        from: SocketAddr,
+        bytes: Vec<u8>,
+    },
+    FromRelay {
+        end: usize,
+        relay: RelayId,
+        bytes: Vec<u8>,
+    },
     Candidate(usize, RemoteCandidate),
     Parameters(usize, TransportParameters),
     Talk(usize),
@@ -64,9 +74,34 @@ pub(crate) struct End {
     pub(crate) events: Vec<(Instant, SessionEvent)>,
     pub(crate) sent: Vec<(Instant, Datagram)>,
     streams: BTreeMap<RelayId, (usize, SocketAddr)>,
+    /// Outward and inward; datagrams alone pass it.
+    pub(crate) access: [Access; 2],
     /// When streams to relays were opened.
     pub(crate) opened: Vec<(Instant, RelayId)>,
     wake: Instant,
+}
+
+/// One direction of an end's access to the network.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Access {
+    /// With IP and UDP headers; unlimited if `None`.
+    pub(crate) bits_per_s: Option<u64>,
+    pub(crate) queue_max: Duration,
+    free_at: Option<Instant>,
+}
+
+impl Access {
+    /// How long a datagram takes to pass; `None` if the queue is full.
+    fn pass(&mut self, now: Instant, bytes: usize) -> Option<Duration> {
+        let Some(bits_per_s) = self.bits_per_s else { return Some(Duration::ZERO) };
+        let begin = self.free_at.map_or(now, |at| at.max(now));
+        if begin - now > self.queue_max {
+            return None;
+        }
+        let end = begin + Duration::from_secs_f64((bytes + 28) as f64 * 8.0 / bits_per_s as f64);
+        self.free_at = Some(end);
+        Some(end - now)
+    }
 }
 
 struct RelayNode {
@@ -124,6 +159,7 @@ impl World {
                     events: Vec::new(),
                     sent: Vec::new(),
                     streams: BTreeMap::new(),
+                    access: [Access::default(); 2],
                     opened: Vec::new(),
                     wake: start,
                 }
@@ -213,6 +249,11 @@ impl World {
         let now = self.now;
         match occurrence {
             Occurrence::Datagram(datagram) => self.deliver(datagram),
+            Occurrence::Inward(end, datagram) => {
+                if let Some(wait) = self.ends[end].access[1].pass(now, datagram.bytes.len()) {
+                    self.push(now + wait, Occurrence::Datagram(datagram));
+                }
+            }
             Occurrence::StreamOpened(end, relay) => {
                 if let Some((_, local)) = self.ends[end].streams.get(&relay).copied() {
                     self.ends[end].session.handle_stream_opened(now, relay, local);
@@ -337,8 +378,10 @@ impl World {
         }
         let Some(from) = self.ends[end].nat.outward(datagram.from, datagram.to) else { return };
         datagram.from = from;
-        if ttl.is_none() {
-            self.forward(datagram);
+        if ttl.is_none()
+            && let Some(wait) = self.ends[end].access[0].pass(self.now, datagram.bytes.len())
+        {
+            self.forward_after(wait, datagram);
         }
     }
 
@@ -352,12 +395,22 @@ impl World {
     }
 
     fn forward(&mut self, datagram: Datagram) {
+        self.forward_after(Duration::ZERO, datagram);
+    }
+
+    fn forward_after(&mut self, wait: Duration, datagram: Datagram) {
         let (from, to) = (datagram.from.ip(), datagram.to.ip());
         let lost = self.random.random_bool(self.loss);
         if lost || self.dead.contains(&from) || self.cut.contains(&(from, to)) {
             return;
         }
-        self.push(self.now + self.one_way(from, to), Occurrence::Datagram(datagram));
+        let at = self.now + wait + self.one_way(from, to);
+        let end = (0..2).find(|end| self.ends[*end].nat.public == to);
+        let arrives = match end {
+            Some(end) => Occurrence::Inward(end, datagram),
+            None => Occurrence::Datagram(datagram),
+        };
+        self.push(at, arrives);
     }
 
     /// Puts a datagram on the network as if somebody had forged or replayed it.
