@@ -26,6 +26,9 @@ use rand_chacha::ChaCha12Rng;
 /// A report with its headers (IPv4, UDP, SRTP), and the session's around it.
 const REPORT_BYTES: usize = 120;
 
+/// A packet of other traffic.
+const OTHER_BYTES: usize = 1_000;
+
 /// One experiment.
 struct Condition {
     point: OperatingPoint,
@@ -41,14 +44,19 @@ struct Condition {
     jitter_ms: f64,
     /// Bit/s of the bottleneck, headers included; 0 is none.
     rate: f64,
+    /// Seconds from the start until the bottleneck is there.
+    narrows_s: f64,
     queue_ms: f64,
     /// The other side speaks as we do, and its link is ours: reports wait behind its voice.
     both: bool,
+    /// Other traffic both ways: at so many seconds so many bytes at once.
+    flood: Option<(f64, usize)>,
     drift_ppm: f64,
     block_ms: f64,
     seed: u64,
     repeat: usize,
-    trace: bool,
+    /// Seconds from one line of what is going on to the next; 0 is none.
+    trace: f64,
     total: f64,
 }
 
@@ -64,13 +72,15 @@ impl Default for Condition {
             delay_ms: 20.0,
             jitter_ms: 0.0,
             rate: 0.0,
+            narrows_s: 0.0,
             queue_ms: 300.0,
             both: false,
+            flood: None,
             drift_ppm: 0.0,
             block_ms: 5.0,
             seed: 1,
             repeat: 1,
-            trace: false,
+            trace: 0.0,
             total: 0.0,
         }
     }
@@ -128,14 +138,20 @@ impl Condition {
             "delay" => self.delay_ms = number()?,
             "jitter" => self.jitter_ms = number()?,
             "rate" => self.rate = number()?,
+            "narrows" => self.narrows_s = number()?,
             "queue" => self.queue_ms = number()?,
             "both" => self.both = number()? > 0.0,
+            "flood" => {
+                let (at, bytes) = value.split_once(',').ok_or("flood=seconds,bytes")?;
+                let number = |text: &str| text.parse::<f64>().map_err(|e| format!("{text}: {e}"));
+                self.flood = Some((number(at)?, number(bytes)? as usize));
+            }
             "drift" => self.drift_ppm = number()?,
             "block" => self.block_ms = number()?,
             "seed" => self.seed = number()? as u64,
             "slack" => self.config.initial_slack_ms = number()?,
             "repeat" => self.repeat = number()? as usize,
-            "trace" => self.trace = number()? > 0.0,
+            "trace" => self.trace = number()?,
             _ => return Err(format!("no key {key}")),
         }
         Ok(())
@@ -169,7 +185,7 @@ impl Link {
             };
         }
         let mut at_us = now_us;
-        if condition.rate > 0.0 {
+        if condition.rate > 0.0 && now_us >= condition.narrows_s * 1e6 {
             let start_us = self.idle_at_us.max(now_us);
             if start_us - now_us > condition.queue_ms * 1e3 {
                 return None;
@@ -266,6 +282,7 @@ fn run(condition: &Condition, sound: &[f32]) -> (Vec<f32>, String) {
     let capture_us =
         |i: usize| (i + 1) as f64 * condition.block_ms * 1e3 * (1.0 - condition.drift_ppm * 1e-6);
     let play_us = |i: usize| i as f64 * condition.block_ms * 1e3 + 1_700.0;
+    let mut flood = condition.flood;
     let mut busy_receive = Duration::ZERO;
     let mut busy_send = Duration::ZERO;
     while played < blocks {
@@ -282,6 +299,12 @@ fn run(condition: &Condition, sound: &[f32]) -> (Vec<f32>, String) {
             let (_, report) = reports.pop_first().expect("just seen");
             sender.handle_feedback(at(us as f64), &report);
             continue;
+        }
+        if let Some((_, bytes)) = flood.take_if(|(at_s, _)| *at_s * 1e6 <= next_us) {
+            for _ in 0..bytes / OTHER_BYTES {
+                link.send(condition, next_us, OTHER_BYTES);
+                back.send(condition, next_us, OTHER_BYTES);
+            }
         }
         if capture_at <= play_us(played) {
             let began = Instant::now();
@@ -314,6 +337,8 @@ fn run(condition: &Condition, sound: &[f32]) -> (Vec<f32>, String) {
         heard.extend(out);
         if let Some(report) = receiver.poll_feedback(at(now_us)) {
             let arrival = if condition.both {
+                // So does our own report of the other's voice, before ours.
+                link.send(condition, now_us, REPORT_BYTES);
                 back.send(condition, now_us, REPORT_BYTES)
             } else {
                 Some((now_us + condition.delay_ms * 1e3) as u64)
@@ -325,7 +350,8 @@ fn run(condition: &Condition, sound: &[f32]) -> (Vec<f32>, String) {
             delays.push(statistics.playout_delay_ms);
             whole.push(statistics.playout_delay_ms + base.get());
         }
-        if condition.trace && played % (1_000.0 / condition.block_ms) as usize == 0 {
+        let every = (condition.trace * 1e3 / condition.block_ms) as usize;
+        if every > 0 && played % every == 0 {
             eprintln!("{:.1} s {:?} {statistics:?}", now_us / 1e6, sender.operating_point());
             eprintln!("      {:?}", sender.statistics());
         }

@@ -63,17 +63,20 @@ const ORIGIN_NEAR_MS: f64 = 25.0;
 const LATENESS_MS_MIN: f64 = -40.0;
 
 /// A target above this, and so many times the greatest lateness of the last [`RECENT_MS`], is due
-/// to a queue that is gone; it falls by [`FORGET_MS_PER_S`]. Chosen: loss, repaired late, asks for
-/// less.
-const FORGET_ABOVE_MS: f64 = 300.0;
+/// to a queue that is gone; it falls by [`FORGET_MS_PER_S`].
+const FORGET_ABOVE_MS: f64 = 80.0;
+/// The same where something was repaired within [`REPAIRS_MS`]. Chosen: loss, repaired late, asks
+/// for less.
+const FORGET_ABOVE_REPAIRS_MS: f64 = 300.0;
+const REPAIRS_MS: f64 = 10_000.0;
 const FORGET_FACTOR: f64 = 2.5;
 
 /// The same beyond the frame's own length for frames from [`LONG_FRAME_MS`] on: they go where the
 /// room is little, come without repairs, and their length is most of their lateness.
 const FORGET_ABOVE_LONG_MS: f64 = 60.0;
 const LONG_FRAME_MS: f64 = 120.0;
-const RECENT_MS: f64 = 3_000.0;
-const FORGET_MS_PER_S: f64 = 150.0;
+const RECENT_MS: f64 = 2_000.0;
+const FORGET_MS_PER_S: f64 = 250.0;
 
 /// The least of a stream over a sliding window of time, kept in [`BASE_BUCKETS`] buckets.
 #[derive(Clone, Debug)]
@@ -171,6 +174,7 @@ pub struct DelayEstimator {
     /// The greatest lateness of late, negated.
     recent: WindowedMinimum,
     now_ms: f64,
+    repaired_ms: f64,
     forgetting: bool,
     /// Transit from which lateness counts.
     origin_ms: f64,
@@ -191,6 +195,7 @@ impl Default for DelayEstimator {
             long: Histogram::new(10_000.0, LOSS_COST_LONG_MS),
             recent: WindowedMinimum::new(RECENT_MS),
             now_ms: 0.0,
+            repaired_ms: f64::NEG_INFINITY,
             forgetting: false,
             origin_ms: f64::NAN,
             aim_ms: f64::NEG_INFINITY,
@@ -209,6 +214,7 @@ impl DelayEstimator {
         self.short.clear();
         self.long.clear();
         self.recent = WindowedMinimum::new(RECENT_MS);
+        self.repaired_ms = f64::NEG_INFINITY;
         self.forgetting = false;
         self.origin_ms = f64::NAN;
         self.aim_ms = f64::NEG_INFINITY;
@@ -232,8 +238,13 @@ impl DelayEstimator {
         self.playable(transit_ms, frame_ms);
     }
 
-    /// A frame became playable, by its own packet or by repair.
-    pub fn playable(&mut self, transit_ms: f64, frame_ms: f64) {
+    /// A frame became playable by repair.
+    pub fn repaired(&mut self, transit_ms: f64, frame_ms: f64) {
+        self.repaired_ms = self.now_ms;
+        self.playable(transit_ms, frame_ms);
+    }
+
+    fn playable(&mut self, transit_ms: f64, frame_ms: f64) {
         self.arrivals += 1;
         let base_ms = self.base.get();
         self.follow(base_ms, frame_ms);
@@ -264,9 +275,11 @@ impl DelayEstimator {
     }
 
     fn forget_queue(&mut self, frame_ms: f64) {
-        let is_long = frame_ms >= LONG_FRAME_MS;
-        let (above_ms, frame_ms) =
-            if is_long { (FORGET_ABOVE_LONG_MS, frame_ms) } else { (FORGET_ABOVE_MS, 0.0) };
+        let (above_ms, frame_ms) = match () {
+            () if frame_ms >= LONG_FRAME_MS => (FORGET_ABOVE_LONG_MS, frame_ms),
+            () if self.now_ms - self.repaired_ms < REPAIRS_MS => (FORGET_ABOVE_REPAIRS_MS, 0.0),
+            () => (FORGET_ABOVE_MS, 0.0),
+        };
         let greatest_ms = -self.recent.get() - frame_ms;
         let gone = self.target_ms() - frame_ms > above_ms.max(FORGET_FACTOR * greatest_ms);
         if gone && !self.forgetting {

@@ -12,8 +12,9 @@ use super::{
     Feedback,
     deep::DeepQueue,
     losses::Losses,
+    silence::{SILENCE_DECREASE, Silence, SilentPath},
     sizes::SentSizes,
-    window::{FULL_LOST, QUEUEING_MS_MAX, Told, WINDOW_MS, WINDOW_PACKETS, Window},
+    window::{FULL_LOST, NARROW, QUEUEING_MS_MAX, Told, ToldLog, WINDOW_MS, Window},
 };
 
 /// Packets whose sending is remembered: 2.5 s of 10 ms frames.
@@ -31,6 +32,8 @@ const DECREASE: f64 = 0.93;
 
 /// Factor on that while the queue drains, and how long at most.
 const DRAIN: f64 = 0.75;
+/// The same for a queue that is heard, where the rate leaves room to go lower.
+const DRAIN_DEEP: f64 = 0.5;
 const DRAIN_MAX: Duration = Duration::from_secs(3);
 
 /// Mean queueing delay, in ms or bits, up to which a probe's queue drains by so little less.
@@ -49,6 +52,7 @@ pub(super) const RICH: f64 = 110_000.0;
 const INCREASE_PER_S_START: f64 = 1.5;
 const INCREASE_PER_S_START_LOW: f64 = 1.25;
 const INCREASE_PER_S: f64 = 1.08;
+const INCREASE_PER_S_PROVEN: f64 = 1.2;
 const INCREASE_PER_S_LOW: f64 = 1.015;
 
 /// The same on another path, up to so much more than the old one carried: mostly it is the same
@@ -57,8 +61,7 @@ const INCREASE_PER_S_DOUBT: f64 = 1.15;
 const DOUBT: f64 = 1.5;
 const DOUBT_AFTER: Duration = Duration::from_secs(4);
 
-/// Below this many bit/s the narrow place is most likely one's own access.
-const NARROW: f64 = 32_000.0;
+/// Below this many bit/s there is hardly room for voice.
 const VERY_NARROW: f64 = 20_000.0;
 
 /// Bit/s below which more than was proven is tried with care: there a queue is deep at once.
@@ -75,20 +78,6 @@ const PATIENCE_LOW: u32 = 8;
 
 /// Rates this near each other, as shares, are the same.
 const SAME: core::ops::Range<f64> = 0.85..1.18;
-
-/// Without any report for so long the path counts as full: reports drown in the same queue. Chosen:
-/// six of the slowest reports on a rich path; 30 % of random loss then fakes it once in minutes.
-const SILENCE: Duration = Duration::from_millis(1_600);
-const SILENCE_AGAIN: Duration = Duration::from_millis(500);
-const SILENCE_DECREASE: f64 = 0.5;
-
-/// A sender that was quiet for this long has no reports to miss.
-const PAUSE: Duration = Duration::from_millis(500);
-
-/// At this rate and below reports are rare, and come through a queue: there it takes longer until
-/// silence says something. A rate that still fills the queue in which reports drown must end too.
-const SILENCE_RATE_RARE: f64 = 20_000.0;
-const SILENCE_RARE: Duration = Duration::from_millis(2_800);
 
 /// By so many packets and so much time one may overtake another; then it counts as lost.
 const REORDERED: u16 = 2;
@@ -110,6 +99,8 @@ pub(super) struct PathEstimator {
     capacity: Option<f64>,
     /// The same of the path before, until this one has carried clearly more.
     doubted: Option<f64>,
+    /// Bit/s that the path carried when that was certain last.
+    carried: Option<f64>,
     /// Nothing has spoken against growing fast.
     is_fast: bool,
     /// Nothing is known yet of the delay that the path has.
@@ -119,11 +110,11 @@ pub(super) struct PathEstimator {
     drain_until: Option<Instant>,
     drain: f64,
     last_sent: Option<Instant>,
-    silent_since: Option<Instant>,
-    told: Box<[Told; WINDOW_PACKETS]>,
-    told_len: usize,
-    told_next: usize,
+    silence: Silence,
+    told: ToldLog,
     last_report: Option<Instant>,
+    /// Bit/s that the sender uses.
+    using: f64,
     first_sent: Option<Instant>,
     hold_until: Option<Instant>,
     losses: Losses,
@@ -150,6 +141,7 @@ impl PathEstimator {
             rate: f64::from(rate).clamp(RATE_MIN, RATE_MAX),
             capacity: None,
             doubted: None,
+            carried: None,
             is_fast: true,
             is_new: false,
             probe_after: PROBE_AFTER,
@@ -157,11 +149,10 @@ impl PathEstimator {
             drain_until: None,
             drain: DRAIN,
             last_sent: None,
-            silent_since: None,
-            told: Box::new([Told::default(); WINDOW_PACKETS]),
-            told_len: 0,
-            told_next: 0,
+            silence: Silence::default(),
+            told: ToldLog::default(),
             last_report: None,
+            using: f64::INFINITY,
             first_sent: None,
             hold_until: None,
             losses: Losses::default(),
@@ -216,16 +207,15 @@ impl PathEstimator {
     pub(super) fn sent(&mut self, now: Instant, sequence: u16, wire_bytes: usize) {
         self.sent[usize::from(sequence) % SENT] = Some((sequence, now, wire_bytes));
         self.sizes.sent(now, wire_bytes);
-        let paused = self.last_sent.is_none_or(|last| now.saturating_duration_since(last) > PAUSE);
         self.last_sent = Some(now);
-        let since = *self.silent_since.get_or_insert(now);
-        let patience = if self.rate > SILENCE_RATE_RARE { SILENCE } else { SILENCE_RARE };
-        if paused {
-            self.silent_since = Some(now);
-        } else if now.saturating_duration_since(since) >= patience {
-            self.rate = (self.rate * SILENCE_DECREASE).max(RATE_MIN);
+        let path = SilentPath {
+            rate: self.rate,
+            lost: self.losses.share(),
+            round_trip_ms: self.round_trip_ms.unwrap_or(0.0),
+        };
+        if self.silence.is_too_long(now, &path) {
+            self.rate = (self.rate.min(self.using) * SILENCE_DECREASE).max(RATE_MIN);
             self.is_fast = false;
-            self.silent_since = now.checked_sub(patience - SILENCE_AGAIN);
         }
     }
 
@@ -248,29 +238,23 @@ impl PathEstimator {
         }
         let (mut sum_ms, mut arrived) = (0.0, 0.0);
         let decided = self.decided(feedback.newest_sequence);
+        self.told.forget_undecided();
         for (sequence, queueing) in feedback.packets() {
-            if sequence.wrapping_sub(decided) as i16 > 0 {
-                continue;
-            }
             if self.counted.is_some_and(|c| sequence.wrapping_sub(c) as i16 <= 0) {
                 continue;
             }
             // Sent by the path before.
-            let Some((sent, wire_bytes)) = self.find(sequence) else { continue };
+            let Some(told) = self.told_of(sequence, queueing) else { continue };
+            if sequence.wrapping_sub(decided) as i16 > 0 {
+                self.told.push_undecided(told);
+                continue;
+            }
             // What a full queue drops is no reason for redundancy, which would fill it more.
             if !self.congested || queueing.is_some() {
                 self.losses.count(queueing.is_none());
             }
-            let longer_ms = self.longer_ms(wire_bytes);
-            let beyond =
-                |ms: f64| if ms >= QUEUEING_MS_MAX { ms } else { (ms - longer_ms).max(0.0) };
-            let queueing_ms = queueing.map(|ms| beyond(f64::from(ms)));
-            let since = *self.first_sent.get_or_insert(sent);
-            let sent_ms = sent.saturating_duration_since(since).as_secs_f64() * 1e3;
-            self.told[self.told_next] = Told { sent_ms, wire_bytes, queueing_ms, longer_ms };
-            self.told_next = (self.told_next + 1) % WINDOW_PACKETS;
-            self.told_len = (self.told_len + 1).min(WINDOW_PACKETS);
-            sum_ms += queueing_ms.unwrap_or(0.0);
+            self.told.push(told);
+            sum_ms += told.queueing_ms.unwrap_or(0.0);
             arrived += f64::from(u8::from(queueing.is_some()));
         }
         self.counted = Some(decided);
@@ -281,13 +265,21 @@ impl PathEstimator {
             .last_report
             .map_or(0.1, |last| now.saturating_duration_since(last).as_secs_f64().min(1.0));
         self.last_report = Some(now);
-        self.silent_since = Some(now);
-        let (newer, older) = self.told.split_at(self.told_next);
-        let told = older.iter().chain(newer).skip(WINDOW_PACKETS - self.told_len);
-        let newest_ms = newer.last().or(older.last()).map_or(0.0, |told| told.sent_ms);
-        if let Some(window) = Window::of(told, newest_ms) {
+        self.using = using;
+        self.silence.heard(now);
+        if let Some(window) = self.told.window() {
             self.adapt(now, window, seconds, using);
         }
+    }
+
+    fn told_of(&mut self, sequence: u16, queueing: Option<u8>) -> Option<Told> {
+        let (sent, wire_bytes) = self.find(sequence)?;
+        let longer_ms = self.longer_ms(wire_bytes);
+        let beyond = |ms: f64| if ms >= QUEUEING_MS_MAX { ms } else { (ms - longer_ms).max(0.0) };
+        let queueing_ms = queueing.map(|ms| beyond(f64::from(ms)));
+        let since = *self.first_sent.get_or_insert(sent);
+        let sent_ms = sent.saturating_duration_since(since).as_secs_f64() * 1e3;
+        Some(Told { sent_ms, wire_bytes, queueing_ms, longer_ms })
     }
 
     /// How much longer than the shortest packets of late one takes on a slow path.
@@ -321,6 +313,8 @@ impl PathEstimator {
         let full = self.capacity.is_some_and(|capacity| self.rate > capacity);
         let round_trip_ms = self.round_trip_ms.unwrap_or(0.0);
         self.congested = window.is_congested(self.foreign_ms, self.rate, round_trip_ms)
+            || (self.rate >= NARROW
+                && (window.is_suddenly_deep(self.foreign_ms) || window.is_overfilled(self.rate)))
             || (full && !window.is_clear(self.foreign_ms, self.rate) && window.slope > 0.0);
         self.learn_capacity(now, window);
         if self.congested {
@@ -330,7 +324,10 @@ impl PathEstimator {
         } else {
             self.lowered_at_ms = None;
             if window.is_clear(self.foreign_ms, self.rate) {
-                self.drain_until = None;
+                // What is held was sent before the rate was lowered, and says nothing of after.
+                if !held {
+                    self.drain_until = None;
+                }
                 // Growing beyond what is used proves nothing about the path.
                 if !held && self.rate < using * 1.3 + 4_000.0 {
                     self.grow(now, seconds);
@@ -347,6 +344,13 @@ impl PathEstimator {
         let busy = window.least_ms > BUSY_MS + self.foreign_ms && !window.is_saturated();
         if let (Some(capacity), true, true) = (self.capacity, busy, self.lowered_at_ms.is_some()) {
             self.capacity = Some(capacity.max(window.through));
+        }
+        if let (Some(carried), true) = (window.carried(), self.rate >= NARROW) {
+            self.carried = Some(carried);
+            if self.capacity.is_some() || self.rate > carried {
+                self.capacity = Some(carried);
+                self.probe_at = self.probe_at.or(now.checked_add(self.probe_after));
+            }
         }
         if let (Some(_), Some(busy), true) = (self.capacity, window.busy, self.rate < NARROW) {
             self.capacity = Some(busy);
@@ -374,7 +378,9 @@ impl PathEstimator {
         };
         let full = capacity * FILL;
         if self.rate < full {
-            self.rate = (self.rate * INCREASE_PER_S.powf(seconds)).min(full);
+            let wide = self.rate > NARROW;
+            let growth = if wide { INCREASE_PER_S_PROVEN } else { INCREASE_PER_S };
+            self.rate = (self.rate * growth.powf(seconds)).min(full);
         } else if self.probe_at.is_none_or(|at| now >= at) {
             let growth = if self.rate < LOW { INCREASE_PER_S_LOW } else { INCREASE_PER_S };
             self.rate *= growth.powf(seconds);
@@ -388,6 +394,7 @@ impl PathEstimator {
         self.hold_until = now.checked_add(Duration::from_secs_f64(wait_ms / 1e3));
         let draining = window.slope < -0.05
             || self.lowered_at_ms.is_some_and(|before_ms| window.mean_ms < 0.8 * before_ms);
+        let draining = draining && !window.is_saturated();
         match self.lowered_at_ms {
             Some(_) if draining => {}
             // At low rates a queue empties slowly, and there is nobody to compete with.
@@ -399,7 +406,9 @@ impl PathEstimator {
                 self.drain_until = None;
             }
             _ => {
-                self.lowered_at_ms = Some(window.mean_ms);
+                // Beyond what a report can tell any delay that it can tell is less.
+                self.lowered_at_ms =
+                    Some(if window.is_saturated() { f64::INFINITY } else { window.mean_ms });
                 let as_before = self.capacity.is_some_and(|c| SAME.contains(&(window.through / c)));
                 self.probe_after = match as_before {
                     true => (self.probe_after * 2).min(PROBE_AFTER_MAX),
@@ -409,18 +418,23 @@ impl PathEstimator {
                 self.probe_at = now.checked_add(self.probe_after * patience);
                 // Delays beyond what a report can tell hide how fast the queue empties: then what
                 // was sent is all that is known, and what was known before is worth more.
-                let through = match self.capacity {
+                let through = match self.capacity.or(self.carried) {
                     Some(capacity) if window.is_saturated() => capacity,
-                    _ => window.through,
+                    _ => window.carried().unwrap_or(window.through),
                 };
                 // A probe's small queue is gone soon, without that being heard.
                 let small_ms = SMALL_MS.max(SMALL_BITS * 1e3 / self.rate) + self.foreign_ms;
                 let small = as_before && window.mean_ms < small_ms;
                 self.capacity = Some(through);
                 self.doubted = None;
-                self.rate = self.rate.min(window.through * DECREASE);
+                self.rate = self.rate.min(through.min(window.through) * DECREASE);
                 self.drain_until = now.checked_add(DRAIN_MAX);
-                self.drain = if small { DRAIN_SMALL } else { DRAIN };
+                let deep = window.is_suddenly_deep(self.foreign_ms) && self.rate > NARROW;
+                self.drain = match () {
+                    () if small => DRAIN_SMALL,
+                    () if deep => DRAIN_DEEP,
+                    () => DRAIN,
+                };
                 if window.lost > 0.05 {
                     // The queue dropped them: no reason for redundancy.
                     self.losses = Losses::default();

@@ -15,6 +15,15 @@ const REPORT_SHARE: f64 = 0.06;
 /// Bytes of one report with its headers (IPv4, UDP, SRTCP, report), for the interval.
 const REPORT_BYTES: f64 = 90.0;
 
+/// Where packets are late by so much, and by so much more than when a report was made last, one
+/// leaves at once, though not more often than this, nor more in a row than these, one of which
+/// comes back in this time.
+const URGENT_LATE_MS: f64 = 40.0;
+const URGENT_MORE_MS: f64 = 20.0;
+const URGENT_MS_MIN: f64 = 30.0;
+const URGENT_MAX: f64 = 4.0;
+const URGENT_EVERY_MS: f64 = 500.0;
+
 /// The first reports leave as soon as may be: a start too fast for the path must end at once.
 const EARLY_REPORTS: u32 = 5;
 
@@ -25,6 +34,10 @@ pub struct ArrivalLog {
     newest: Option<(u64, f64)>,
     reported: Option<u64>,
     last_report_ms: f64,
+    /// Queueing delay that the last report ended with.
+    told_ms: f64,
+    /// Urgent reports that may still leave, as of the last report.
+    urgent_left: f64,
     bytes: f64,
     reports: u32,
 }
@@ -36,6 +49,8 @@ impl Default for ArrivalLog {
             newest: None,
             reported: None,
             last_report_ms: f64::NEG_INFINITY,
+            told_ms: 0.0,
+            urgent_left: URGENT_MAX,
             bytes: 0.0,
             reports: 0,
         }
@@ -63,8 +78,15 @@ impl ArrivalLog {
         let affordable = self.bytes * REPORT_SHARE >= REPORT_BYTES || self.reports < EARLY_REPORTS;
         let unreported = self.reported.map_or(u64::MAX, |reported| newest.saturating_sub(reported));
         let full = unreported >= REPORTED_MAX as u64 - 4;
-        let due =
-            since_ms >= INTERVAL_MS_MAX || since_ms >= INTERVAL_MS_MIN && (affordable || full);
+        let slot = self.arrivals[(newest % LOGGED as u64) as usize];
+        let queueing_ms = slot.map_or(0.0, |(_, ms)| ms);
+        let urgent_left = (self.urgent_left + since_ms.max(0.0) / URGENT_EVERY_MS).min(URGENT_MAX);
+        let urgent = since_ms >= URGENT_MS_MIN
+            && queueing_ms > URGENT_LATE_MS.max(self.told_ms + URGENT_MORE_MS)
+            && urgent_left >= 1.0;
+        let due = since_ms >= INTERVAL_MS_MAX
+            || since_ms >= INTERVAL_MS_MIN && (affordable || full)
+            || urgent;
         if !due || unreported == 0 {
             return None;
         }
@@ -76,6 +98,8 @@ impl ArrivalLog {
             let slot = self.arrivals[(packet % LOGGED as u64) as usize];
             feedback.push(slot.filter(|(held, _)| *held == packet).map(|(_, ms)| ms));
         }
+        self.urgent_left = urgent_left - f64::from(u8::from(urgent));
+        self.told_ms = queueing_ms;
         self.reported = Some(newest);
         self.last_report_ms = now_ms;
         self.bytes = 0.0;

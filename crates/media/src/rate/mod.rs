@@ -14,6 +14,7 @@ pub mod feedback;
 pub mod log;
 mod losses;
 mod plan;
+mod silence;
 mod sizes;
 mod window;
 

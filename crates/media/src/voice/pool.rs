@@ -32,18 +32,18 @@ impl Default for PayloadPool {
 impl PayloadPool {
     /// A payload with these bytes.
     pub(super) fn payload(&mut self, bytes: &[u8]) -> Bytes {
-        for _ in 0..BUFFERS {
-            let buffer = &mut self.buffers[self.current];
-            if buffer.capacity() - buffer.len() >= bytes.len()
-                || buffer.try_reclaim(BUFFER_BYTES / 2)
-            {
-                buffer.extend_from_slice(bytes);
-                return buffer.split().freeze();
+        let left = self.buffers[self.current].capacity() - self.buffers[self.current].len();
+        if left < bytes.len() {
+            // Another buffer's rest is not used: packets in the rests of all would hold all.
+            let mut next = (0..BUFFERS).map(|step| (self.current + step) % BUFFERS);
+            let free = next.find(|i| self.buffers[*i].try_reclaim(BUFFER_BYTES / 2));
+            if let Some(free) = free {
+                self.current = free;
+            } else {
+                self.buffers[self.current] = BytesMut::with_capacity(BUFFER_BYTES);
             }
-            self.current = (self.current + 1) % BUFFERS;
         }
         let buffer = &mut self.buffers[self.current];
-        *buffer = BytesMut::with_capacity(BUFFER_BYTES);
         buffer.extend_from_slice(bytes);
         buffer.split().freeze()
     }

@@ -229,7 +229,7 @@ impl VoiceReceiver {
             let Some(timestamp) = timestamp else { return };
             if buffer.insert(packet, timestamp, samples, Content::Opus, frame) == Insertion::Kept {
                 let frame_ms = samples as f64 / SAMPLES_PER_MS_F64;
-                delay.playable(now_ms - timestamp as f64 / SAMPLES_PER_MS_F64, frame_ms);
+                delay.repaired(now_ms - timestamp as f64 / SAMPLES_PER_MS_F64, frame_ms);
                 let end = timestamp + samples as i64;
                 if playing.as_ref().is_some_and(|playing| end <= playing.tail) {
                     statistics.late += 1;
