@@ -28,8 +28,8 @@ const SILENCE_MIN: Duration = Duration::from_millis(200);
 const SILENCE_MIN_CROWDED: Duration = Duration::from_millis(1_500);
 /// How long voice leaves twice after a suspicion.
 const DUPLICATION: Duration = Duration::from_millis(500);
-/// On how many other paths at first, each by another local way if possible; then on one. Mostly the
-/// peer's report is there by then, and if what is wrong is a queue, copies make it worse.
+/// On how many other paths at first, each by another local way if possible; then by turns. Mostly
+/// the peer's report is there by then, and if what is wrong is a queue, copies make it worse.
 const COPIES_MAX: usize = 4;
 const SPREAD: Duration = Duration::from_millis(150);
 /// Voice packets further apart than this are pauses.
@@ -77,6 +77,8 @@ pub(super) struct Liveness {
     duplicate_until: Option<Instant>,
     /// When the trouble began that is or was last.
     trouble_since: Instant,
+    /// Voice packets of which copies left.
+    copied: usize,
     direct_tried_at: Option<Instant>,
     new_ports: u32,
 }
@@ -102,6 +104,7 @@ impl Liveness {
             lost_told: false,
             duplicate_until: None,
             trouble_since: now,
+            copied: 0,
             direct_tried_at: None,
             new_ports: 0,
         }
@@ -126,15 +129,6 @@ impl Liveness {
     fn note_trouble(&mut self, now: Instant) {
         if !self.in_trouble(now) {
             self.trouble_since = now;
-        }
-    }
-
-    /// On how many other paths voice leaves too.
-    fn copies(&self, now: Instant) -> usize {
-        match self.in_trouble(now) {
-            true if now < self.trouble_since + SPREAD => COPIES_MAX,
-            true => 1,
-            false => 0,
         }
     }
 
@@ -172,7 +166,8 @@ impl MediaSession {
         self.statistics.cipher = Some(CIPHER);
         self.statistics.start_bits_per_s = self.handshake.start_bits_per_s(now);
         if let Some(bits_per_s) = self.statistics.start_bits_per_s {
-            self.pace.set_voice_rate(VoiceRate { bits_per_s, has_queue: false });
+            let rate = VoiceRate { bits_per_s, has_queue: false };
+            self.pace.set_voice_rate(now, rate);
         }
         self.statistics.setup = Some(now.saturating_duration_since(self.started_at));
         self.liveness.heard_at = now;
@@ -194,16 +189,28 @@ impl MediaSession {
     pub(super) fn send_voice_bytes(&mut self, now: Instant, bytes: Vec<u8>) {
         let media = self.liveness.media;
         self.pace.note_voice(now);
-        let copies = self.liveness.copies(now);
-        if copies > 0 && !self.pace.is_crowded(now) {
-            let except = (media, self.liveness.warm);
-            for path in self.paths.copies(now, FRESH_SLOW, except, copies) {
-                self.send_via(now, path.local, path.remote, bytes.clone());
-            }
+        if self.liveness.in_trouble(now) && !self.pace.is_crowded(now) {
+            self.send_copies(now, &bytes);
         }
         if let Some(path) = media.and_then(|number| self.paths.get(number)) {
             let path = path.description;
             self.send_via(now, path.local, path.remote, bytes);
+        }
+    }
+
+    /// By all of them at first, and where there is ample room; else by one after the other: each
+    /// path that works gets something through in no time.
+    fn send_copies(&mut self, now: Instant, bytes: &[u8]) {
+        let liveness = &mut self.liveness;
+        let paths =
+            self.paths.copies(now, FRESH_SLOW, (liveness.media, liveness.warm), COPIES_MAX);
+        liveness.copied = liveness.copied.wrapping_add(1);
+        let turn = liveness.copied.checked_rem(paths.len());
+        let is_spread = now < liveness.trouble_since + SPREAD || self.pace.is_ample(now);
+        for (index, path) in paths.iter().enumerate() {
+            if is_spread || turn == Some(index) {
+                self.send_via(now, path.local, path.remote, bytes.to_vec());
+            }
         }
     }
 
@@ -341,6 +348,9 @@ impl MediaSession {
         let silence = now.saturating_duration_since(self.liveness.heard_at);
         self.liveness.crowded = self.pace.is_crowded(now);
         let silence_max = self.liveness.silence_max();
+        if self.liveness.in_trouble(now) {
+            self.pace.note_trouble(now, self.liveness.trouble_since);
+        }
         if silence >= silence_max && self.liveness.suspect_since.is_none() {
             self.liveness.note_trouble(now);
             self.liveness.suspect_since = Some(now);

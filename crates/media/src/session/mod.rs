@@ -202,8 +202,8 @@ impl MediaSession {
 
     /// Says what rate control lets the voice have on the wire: where that is little, or a queue
     /// stands, the session says little beside it.
-    pub fn set_voice_rate(&mut self, rate: VoiceRate) {
-        self.pace.set_voice_rate(rate);
+    pub fn set_voice_rate(&mut self, now: Instant, rate: VoiceRate) {
+        self.pace.set_voice_rate(now, rate);
     }
 
     /// Sends one voice packet; before the session is connected it is dropped.

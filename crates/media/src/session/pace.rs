@@ -12,6 +12,13 @@ use crate::rate::VoiceRate;
 
 /// Rate control below this leaves no room beside the voice (chosen: 4 kB/s).
 const SCARCE_BITS_PER_S: u32 = 32_000;
+/// Rate control above this, without a queue: copies and reports on every path do no harm (chosen:
+/// three times what they take).
+const AMPLE_BITS_PER_S: u32 = 100_000;
+/// Rate control knows nothing of the way while something is wrong, nor so long after; but if that
+/// lasts, it is right.
+const UNTOLD: Duration = Duration::from_secs(1);
+const UNTOLD_MAX: Duration = Duration::from_secs(4);
 /// A voice without a packet for so long has stopped.
 const STOPPED: Duration = Duration::from_millis(600);
 /// A round trip this much above the shortest of its path is a queue (chosen: jitter is less).
@@ -36,6 +43,8 @@ const REPORT_SPACING: Duration = Duration::from_millis(50);
 pub(super) struct Pace {
     /// What rate control lets the voice have on the wire; nobody has said yet if `None`.
     voice: Option<VoiceRate>,
+    /// Until then less than that only says that nothing comes back.
+    untold_until: Option<Instant>,
     voice_at: Option<Instant>,
     queue_until: Option<Instant>,
     /// Round trips have been long since then.
@@ -47,9 +56,18 @@ pub(super) struct Pace {
 }
 
 impl Pace {
-    /// Rate control has decided.
-    pub(super) fn set_voice_rate(&mut self, rate: VoiceRate) {
-        self.voice = Some(rate);
+    /// Rate control has decided. While nothing comes back it cuts the rate blindly: that is no
+    /// sign of little room, and a dead path must be left as fast as ever.
+    pub(super) fn set_voice_rate(&mut self, now: Instant, rate: VoiceRate) {
+        let untold = self.untold_until.is_some_and(|until| until > now);
+        if !untold || self.voice.is_none_or(|old| old.bits_per_s <= rate.bits_per_s) {
+            self.voice = Some(rate);
+        }
+    }
+
+    /// Something is wrong with the paths since then.
+    pub(super) fn note_trouble(&mut self, now: Instant, since: Instant) {
+        self.untold_until = Some((now + UNTOLD).min(since + UNTOLD_MAX));
     }
 
     /// A voice packet leaves.
@@ -91,8 +109,17 @@ impl Pace {
         self.voice.is_some_and(|rate| rate.bits_per_s < SCARCE_BITS_PER_S)
     }
 
+    /// Rate control gives the voice much, and nothing tells of a queue.
+    pub(super) fn is_ample(&self, now: Instant) -> bool {
+        let has_room = |rate: VoiceRate| rate.bits_per_s >= AMPLE_BITS_PER_S && !rate.has_queue;
+        self.voice.is_some_and(has_room) && !self.has_queue(now)
+    }
+
     /// Whether a report may leave now on a path that carries no media; if not, when.
     pub(super) fn admit_report(&mut self, now: Instant) -> Result<(), Instant> {
+        if self.is_ample(now) {
+            return Ok(());
+        }
         let until = self.reports_until.map_or(now, |at| at.max(now));
         let ahead = REPORT_SPACING * (REPORTS_AT_ONCE - 1);
         if until > now + ahead {

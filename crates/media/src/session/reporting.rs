@@ -56,12 +56,15 @@ impl MediaSession {
         }
     }
 
-    /// The media's paths first, then those that work, the nearest of them first.
+    /// The media's paths first, then those that work, the nearest of them first; while something is
+    /// wrong, that on which nothing was said for the longest.
     pub(super) fn send_due_reports(&mut self, now: Instant) {
         let kept = [self.liveness.media, self.liveness.warm];
+        let is_wrong = self.liveness.in_trouble(now);
         let order = |path: &Path| {
             let kept = kept.contains(&Some(path.number));
-            (!kept, !path.is_fresh(now, FRESH_SLOW), path.score_ms(), path.number)
+            let reported_at = path.reported_at.filter(|_| is_wrong);
+            (!kept, !path.is_fresh(now, FRESH_SLOW), reported_at, path.score_ms(), path.number)
         };
         let due = self.paths.iter().filter(|path| path.next_report <= now);
         let mut due: Vec<_> = due.map(order).collect();

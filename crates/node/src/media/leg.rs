@@ -213,7 +213,7 @@ impl LegTask {
                 self.session.send_feedback(now, Bytes::copy_from_slice(&bytes[..length]))
             }
             Some(VoiceMessage::Rate(rate)) => {
-                self.session.set_voice_rate(rate);
+                self.session.set_voice_rate(now, rate);
                 self.room.set_voice_rate(rate.bits_per_s);
                 Ok(())
             }
