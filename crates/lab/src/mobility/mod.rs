@@ -199,7 +199,8 @@ fn measure(
     let heard: Value = bob.node().wait_for("call record", RECORD_PATIENCE, |line| {
         (line["event"] == "recorded" && line["call"] == *call).then(|| line["record"].clone())
     })?;
-    let orderly = [&report.record, &heard].iter().all(|record| record["reason"] == "hung_up");
+    let ends = [&report.record, &heard].map(|record| record["reason"].to_string());
+    let orderly = ends.iter().all(|reason| reason == "\"hung_up\"");
     // The last samples are written within a quarter of a second.
     thread::sleep(Duration::from_millis(400));
     let mut reports = Vec::new();
@@ -221,7 +222,7 @@ fn measure(
             ears_ms: [caller.after_ms, callee.after_ms],
             before_ms: [caller.before_ms, callee.before_ms],
             limit_ms: fault.limit_ms,
-            problem: (!orderly).then(|| format!("the call ended: {}", report.record["reason"])),
+            problem: (!orderly).then(|| format!("the call ended: {}", ends.join(" and "))),
         });
     }
     Ok(reports)

@@ -43,8 +43,8 @@ const RISING_LATE_MS: f64 = 5.0;
 /// that stays is no queue, but a longer way.
 const CHANGING_SLOPE: f64 = 0.02;
 
-/// Below this many bit/s packets are too few for that, and the narrow place is most likely one's own
-/// access.
+/// Below this many bit/s packets are too few for that, and the narrow place is most likely one's
+/// own access.
 pub(super) const NARROW: f64 = 32_000.0;
 
 /// Packets looked back on, in ms of sending and in number at most and least.

@@ -202,8 +202,7 @@ impl MediaSession {
     /// path that works gets something through in no time.
     fn send_copies(&mut self, now: Instant, bytes: &[u8]) {
         let liveness = &mut self.liveness;
-        let paths =
-            self.paths.copies(now, FRESH_SLOW, (liveness.media, liveness.warm), COPIES_MAX);
+        let paths = self.paths.copies(now, FRESH_SLOW, (liveness.media, liveness.warm), COPIES_MAX);
         liveness.copied = liveness.copied.wrapping_add(1);
         let turn = liveness.copied.checked_rem(paths.len());
         let is_spread = now < liveness.trouble_since + SPREAD || self.pace.is_ample(now);

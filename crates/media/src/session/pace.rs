@@ -109,10 +109,11 @@ impl Pace {
         self.voice.is_some_and(|rate| rate.bits_per_s < SCARCE_BITS_PER_S)
     }
 
-    /// Rate control gives the voice much, and nothing tells of a queue.
+    /// Rate control gives the voice much, and no queue stands.
     pub(super) fn is_ample(&self, now: Instant) -> bool {
         let has_room = |rate: VoiceRate| rate.bits_per_s >= AMPLE_BITS_PER_S && !rate.has_queue;
-        self.voice.is_some_and(has_room) && !self.has_queue(now)
+        let stands = self.standing_until.is_some_and(|until| until > now);
+        self.voice.is_some_and(has_room) && !stands
     }
 
     /// Whether a report may leave now on a path that carries no media; if not, when.

@@ -24,8 +24,8 @@ const PENALTY_FIRST: Duration = Duration::from_millis(750);
 const PENALTY_DOUBLINGS_MAX: u32 = 4;
 const PENALTY_FORGOTTEN: Duration = Duration::from_secs(30);
 
-/// The shortest round trip is forgotten after one or two of these: the network behind an address may
-/// have become another (chosen).
+/// The shortest round trip is forgotten after one or two of these: the network behind an address
+/// may have become another (chosen).
 const LEAST_REMEMBERED: Duration = Duration::from_secs(15);
 
 /// Index into the table; also the number by which reports name the path.

@@ -1,5 +1,6 @@
 //! Two sessions over a virtual network in virtual time.
 
+mod access;
 mod nat;
 mod questions;
 mod world;
@@ -131,7 +132,9 @@ fn where_room_is_little_no_stream_is_opened_until_the_voice_needs_it() {
     let mut world = world(kinds, &[UDP, UDP], 2);
     connect(&mut world);
     world.run_ms(1_000);
-    world.ends[0].session.set_voice_rate(world.now, VoiceRate { bits_per_s: 12_000, has_queue: false });
+    world.ends[0]
+        .session
+        .set_voice_rate(world.now, VoiceRate { bits_per_s: 12_000, has_queue: false });
     let relay = world.add_relay_node();
     world.use_relay(0, relay, RelayTransport::Tls);
     world.run_ms(60_000);

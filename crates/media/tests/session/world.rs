@@ -29,16 +29,12 @@ use turn_server_proto::{
     types::{prelude::DelayedTransmitBuild as _, stun::TransportType},
 };
 
-use crate::nat::{Nat, NatKind};
+use crate::{
+    access::{Access, Datagram},
+    nat::{Nat, NatKind},
+};
 
 pub(crate) const SPEECH: &[u8] = b"this is plain speech that nobody on the way may read";
-
-#[derive(Clone, Debug)]
-pub(crate) struct Datagram {
-    pub(crate) from: SocketAddr,
-    pub(crate) to: SocketAddr,
-    pub(crate) bytes: Vec<u8>,
-}
 
 #[derive(Debug)]
 enum Occurrence {
@@ -79,29 +75,6 @@ pub(crate) struct End {
     /// When streams to relays were opened.
     pub(crate) opened: Vec<(Instant, RelayId)>,
     wake: Instant,
-}
-
-/// One direction of an end's access to the network.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Access {
-    /// With IP and UDP headers; unlimited if `None`.
-    pub(crate) bits_per_s: Option<u64>,
-    pub(crate) queue_max: Duration,
-    free_at: Option<Instant>,
-}
-
-impl Access {
-    /// How long a datagram takes to pass; `None` if the queue is full.
-    fn pass(&mut self, now: Instant, bytes: usize) -> Option<Duration> {
-        let Some(bits_per_s) = self.bits_per_s else { return Some(Duration::ZERO) };
-        let begin = self.free_at.map_or(now, |at| at.max(now));
-        if begin - now > self.queue_max {
-            return None;
-        }
-        let end = begin + Duration::from_secs_f64((bytes + 28) as f64 * 8.0 / bits_per_s as f64);
-        self.free_at = Some(end);
-        Some(end - now)
-    }
 }
 
 struct RelayNode {
