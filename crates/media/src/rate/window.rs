@@ -7,9 +7,12 @@ const STANDING_MS: f64 = 25.0;
 /// On slow paths a packet alone takes longer than that: there the time of this many bits counts.
 const STANDING_BITS: f64 = 600.0;
 
-/// Jitter lifts even the least delay of a window. What counts as standing is higher by this many
-/// mean deviations of the delay from its own trend; a queue without jitter has next to none.
-const STANDING_DEVIATIONS: f64 = 2.0;
+/// Jitter lifts even the least delay of a window, most where packets keep their order: one that is
+/// late holds up all behind it. What counts as standing is higher by this many mean deviations of
+/// the delay from its own trend; a queue without jitter has next to none. Below [`NARROW`] a packet
+/// more or less in the queue is a deviation too.
+const STANDING_DEVIATIONS: f64 = 4.0;
+const STANDING_DEVIATIONS_NARROW: f64 = 2.0;
 
 /// Share of the standing queue below which the rate may rise.
 const CLEAR_SHARE: f64 = 0.4;
@@ -65,7 +68,7 @@ const LOST_MAX: f64 = 0.75;
 
 /// So much is enough where the round trip is longer than any path's without a queue, in ms.
 const LOST_MAX_SLOW: f64 = 0.25;
-const SLOW_MS: f64 = 700.0;
+const SLOW_MS: f64 = 900.0;
 
 /// Loss from which a queue that grows counts as full.
 pub(super) const FULL_LOST: f64 = 0.08;
@@ -294,7 +297,9 @@ impl Window {
     /// Least delay from which the queue counts as standing, at `rate` bit/s.
     fn standing_ms(&self, foreign_ms: f64, rate: f64) -> f64 {
         let least_ms = STANDING_MS.max(STANDING_BITS * 1e3 / rate);
-        least_ms + STANDING_DEVIATIONS * self.deviation_ms + foreign_ms
+        let deviations =
+            if rate < NARROW { STANDING_DEVIATIONS_NARROW } else { STANDING_DEVIATIONS };
+        least_ms + deviations * self.deviation_ms + foreign_ms
     }
 
     pub(super) fn is_clear(&self, foreign_ms: f64, rate: f64) -> bool {

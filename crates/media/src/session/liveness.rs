@@ -26,6 +26,11 @@ use crate::rate::VoiceRate;
 const SILENCE_MIN: Duration = Duration::from_millis(200);
 /// The same where there is little room: a queue of half a second each way, and what it drops.
 const SILENCE_MIN_CROWDED: Duration = Duration::from_millis(1_500);
+/// On a path with pauses in it: so many tenths of the longest lately, up to this.
+const SILENCE_TENTHS: u32 = 15;
+const PAUSE_MAX: Duration = Duration::from_millis(400);
+/// In so long a pause is forgotten by half.
+const PAUSE_HALVED: Duration = Duration::from_secs(10);
 /// How long voice leaves twice after a suspicion.
 const DUPLICATION: Duration = Duration::from_millis(500);
 /// On how many other paths at first, each by another local way if possible; then by turns. Mostly
@@ -67,6 +72,8 @@ pub(super) struct Liveness {
     /// By which the last voice packet came.
     pub(super) voice_path: Option<PathNumber>,
     voice_spacing: Duration,
+    /// The longest time between two voice packets by the same path, lately.
+    voice_pause: Duration,
     voice_sent_at: Option<Instant>,
     /// Usual time between voice packets sent.
     voice_sent_spacing: Duration,
@@ -96,6 +103,7 @@ impl Liveness {
             voice_heard_at: None,
             voice_path: None,
             voice_spacing: Duration::from_millis(20),
+            voice_pause: Duration::ZERO,
             voice_sent_at: None,
             voice_sent_spacing: Duration::from_millis(20),
             peer_next: WARM_INTERVAL,
@@ -125,6 +133,19 @@ impl Liveness {
         self.suspect_since.is_some() || self.duplicate_until.is_some_and(|until| until > now)
     }
 
+    /// Voice came in, by the same path as before or by another.
+    fn note_voice_heard(&mut self, now: Instant, is_same: bool) {
+        let Some(last) = self.voice_heard_at.replace(now) else { return };
+        let gap = now.saturating_duration_since(last);
+        self.voice_spacing =
+            self.voice_spacing * 15 / 16 + gap.min(Duration::from_millis(100)) / 16;
+        let forgotten = 0.5_f64.powf(gap.as_secs_f64() / PAUSE_HALVED.as_secs_f64());
+        self.voice_pause = self.voice_pause.mul_f64(forgotten);
+        if is_same {
+            self.voice_pause = self.voice_pause.max(gap.min(PAUSE_MAX));
+        }
+    }
+
     /// Something begins to be wrong, if it was not already.
     fn note_trouble(&mut self, now: Instant) {
         if !self.in_trouble(now) {
@@ -139,7 +160,8 @@ impl Liveness {
         });
         if flowing && !self.hold {
             let least = if self.crowded { SILENCE_MIN_CROWDED } else { SILENCE_MIN };
-            least.max(self.voice_spacing * 4)
+            let pause = self.voice_pause * SILENCE_TENTHS / 10;
+            least.max(self.voice_spacing * 4).max(pause)
         } else {
             self.peer_next * 2 + Duration::from_millis(300)
         }
@@ -232,13 +254,9 @@ impl MediaSession {
     }
 
     pub(super) fn heard_voice(&mut self, now: Instant) {
-        self.liveness.voice_path = self.heard(now);
-        if let Some(last) = self.liveness.voice_heard_at {
-            let gap = now.saturating_duration_since(last).min(Duration::from_millis(100));
-            let spacing = &mut self.liveness.voice_spacing;
-            *spacing = *spacing * 15 / 16 + gap / 16;
-        }
-        self.liveness.voice_heard_at = Some(now);
+        let path = self.heard(now);
+        let is_same = std::mem::replace(&mut self.liveness.voice_path, path) == path;
+        self.liveness.note_voice_heard(now, is_same);
         self.heard_media(now);
     }
 

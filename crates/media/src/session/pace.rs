@@ -12,9 +12,9 @@ use crate::rate::VoiceRate;
 
 /// Rate control below this leaves no room beside the voice (chosen: 4 kB/s).
 const SCARCE_BITS_PER_S: u32 = 32_000;
-/// Rate control above this, without a queue: copies and reports on every path do no harm (chosen:
-/// three times what they take).
-const AMPLE_BITS_PER_S: u32 = 100_000;
+/// Rate control above this, without a queue: copies and reports on every path do no harm. More than
+/// it starts with: so the way has proven it.
+const AMPLE_BITS_PER_S: u32 = 120_000;
 /// Rate control knows nothing of the way while something is wrong, nor so long after; but if that
 /// lasts, it is right.
 const UNTOLD: Duration = Duration::from_secs(1);
