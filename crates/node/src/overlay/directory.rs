@@ -154,6 +154,10 @@ impl Directory for OverlayDirectory {
         .boxed()
     }
 
+    fn takes_devices(&self) -> bool {
+        !self.state().overlay.is_entering()
+    }
+
     fn admits(&self, node: NodeId) -> bool {
         self.state().overlay.table().is_present(&node)
     }

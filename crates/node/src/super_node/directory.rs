@@ -123,6 +123,10 @@ pub trait Directory: Send + Sync + 'static {
         let error = DirectoryError::NotAvailable("nobody is dialled here".into());
         Box::pin(std::future::ready(Err(error)))
     }
+    /// Whether nodes may attach: not while those that they would ask for are still unknown here.
+    fn takes_devices(&self) -> bool {
+        true
+    }
     /// Whether a node may act as a super node although its certificate does not say so.
     fn admits(&self, node: NodeId) -> bool;
     /// Where a super node listens.

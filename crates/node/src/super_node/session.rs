@@ -49,7 +49,9 @@ pub(super) async fn greet(
     let has_room = match theirs.role {
         NodeRole::Ordinary => {
             let attached = shared.attached();
-            attached.len() < shared.config.attached_max || attached.contains_key(&peer.node())
+            let has_place = attached.len() < shared.config.attached_max;
+            let is_known = attached.contains_key(&peer.node());
+            is_known || (has_place && shared.directory.takes_devices())
         }
         NodeRole::SuperNode => shared.links.has_room(),
     };

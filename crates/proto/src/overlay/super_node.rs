@@ -342,7 +342,7 @@ impl SuperNodeOverlay {
             return Err(Refused::TooMany);
         }
         let view = view(&self.membership, &self.config, self.trust.as_ref(), now);
-        let hold = self.entrance.is_holding();
+        let hold = self.is_entering();
         let id = self.look_ups.look_up(&view, &self.keeper, (key, fresh), hold);
         self.drain(now);
         id.ok_or(Refused::Busy)
@@ -389,10 +389,15 @@ impl SuperNodeOverlay {
         self.membership.table().get(node).map(|m| m.super_node.address)
     }
 
+    /// Whether this node is on its way into the overlay and takes no devices yet.
+    pub fn is_entering(&self) -> bool {
+        self.entrance.is_holding()
+    }
+
     /// Whether another device may attach; if not, super nodes that have room.
     pub fn admit(&mut self) -> Result<(), Vec<SocketAddr>> {
         let has_room = self.publisher.attached() < self.config.capacity as usize;
-        if has_room && !self.own().leaving && !self.entrance.is_holding() {
+        if has_room && !self.own().leaving && !self.is_entering() {
             return Ok(());
         }
         Err(self.try_these())
