@@ -34,14 +34,10 @@ const BINS: usize = 1_000;
 const LOSS_COST_LONG_MS: f64 = 3_000.0;
 const LOSS_COST_SHORT_MS: f64 = 1_200.0;
 
-/// So many times the jitter are added: what is seldom is not in the histograms yet. Chosen.
-const JITTER_RESERVE: f64 = 0.6;
-
-/// Error of the delay, in times the jitter, that is left as it is: every change is heard. Chosen.
-const JITTER_TOLERANCE: f64 = 0.75;
-
-/// Both at most. Chosen.
-const JITTER_SHARE_MS_MAX: f64 = 10.0;
+/// So many times the jitter are added, for what is seldom is not in the histograms yet; and by as
+/// much the delay may be off before it is changed, for every change is heard. Chosen.
+const JITTER_SHARE: f64 = 3.0;
+const JITTER_SHARE_MS_MAX: f64 = 40.0;
 
 /// Jitter that counts for neither: of threads and sound servers on a quiet path. Chosen.
 const JITTER_SMALL_MS: f64 = 8.0;
@@ -314,19 +310,18 @@ impl DelayEstimator {
 
     /// The delay above the base to aim at.
     pub fn target_ms(&self) -> f64 {
-        let target_ms =
-            self.aim_ms + self.jitter_share_ms(JITTER_RESERVE) + self.origin_ms - self.base.get();
+        let target_ms = self.aim_ms + self.jitter_share_ms() + self.origin_ms - self.base.get();
         if target_ms.is_finite() { target_ms.max(0.0) } else { 0.0 }
     }
 
     /// How far the delay may be off its target before it is worth changing.
     pub fn tolerance_ms(&self) -> f64 {
-        self.jitter_share_ms(JITTER_TOLERANCE)
+        self.jitter_share_ms()
     }
 
-    fn jitter_share_ms(&self, share: f64) -> f64 {
+    fn jitter_share_ms(&self) -> f64 {
         let jitter_ms = (self.steady_jitter_ms - JITTER_SMALL_MS).max(0.0);
-        (share * jitter_ms).min(JITTER_SHARE_MS_MAX)
+        (JITTER_SHARE * jitter_ms).min(JITTER_SHARE_MS_MAX)
     }
 
     /// The base: the least the path took of late, in the receiver's time minus media time.
