@@ -150,10 +150,14 @@ struct Run<T: Args> {
     profile: ProfileArgs,
 }
 
+/// What is logged unless `COOEE_LOG` says otherwise. The TURN client calls it an error that a
+/// permission exists already, which is the usual case; its failures come as results.
+const LOG: &str = "warn,turn_client_proto=off";
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let output = Output::new(cli.json);
-    let filter = EnvFilter::try_from_env("COOEE_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
+    let filter = EnvFilter::try_from_env("COOEE_LOG").unwrap_or_else(|_| EnvFilter::new(LOG));
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
     log.with_ansi(output::wants_colour(&io::stderr())).init();
     match run(cli.command, output) {
