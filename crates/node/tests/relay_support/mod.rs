@@ -160,35 +160,49 @@ pub(crate) struct Coturn {
     address: SocketAddr,
 }
 
-/// Starts coturn in the foreground with one user.
+/// Starts coturn in the foreground with one user, and waits until it answers: the port was free
+/// when it was chosen, and may be somebody else's by now, so another one is tried.
 pub(crate) async fn spawn_coturn() -> Coturn {
-    let folder = tempfile::tempdir().unwrap();
-    let port = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let mut command = turn_tool("turnserver");
-    let text = port.to_string();
-    command.args([
-        "-n",
-        "-a",
-        "-u",
-        "user:password",
-        "-r",
-        "cooee",
-        "-L",
-        "127.0.0.1",
-        "-p",
-        &text,
-    ]);
-    command.args(["--allow-loopback-peers", "--no-cli", "--no-tls", "--no-dtls"]);
-    command.args(["--log-file=stdout", "-m", "1"]);
-    command.arg(format!("--pidfile={}", folder.path().join("pid").display()));
-    command.arg(format!("--userdb={}", folder.path().join("db").display()));
-    command.current_dir(folder.path()).stdout(Stdio::null()).stderr(Stdio::null());
-    let child = command.spawn().unwrap();
-    let address = SocketAddr::from(([127, 0, 0, 1], port));
-    Coturn { _child: child, _folder: folder, address }
+    for _ in 0..5 {
+        let coturn = Coturn::spawn();
+        if coturn.answers().await {
+            return coturn;
+        }
+    }
+    panic!("coturn answered on none of five ports");
 }
 
 impl Coturn {
+    fn spawn() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let port = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let mut command = turn_tool("turnserver");
+        command.args(["-n", "-a", "-u", "user:password", "-r", "cooee", "-L", "127.0.0.1"]);
+        command.args(["-p", &port.to_string(), "--log-file=stdout", "-m", "1"]);
+        command.args(["--allow-loopback-peers", "--no-cli", "--no-tls", "--no-dtls"]);
+        command.arg(format!("--pidfile={}", folder.path().join("pid").display()));
+        command.arg(format!("--userdb={}", folder.path().join("db").display()));
+        command.current_dir(folder.path()).stdout(Stdio::null()).stderr(Stdio::null());
+        let child = command.spawn().unwrap();
+        Self { _child: child, _folder: folder, address: ([127, 0, 0, 1], port).into() }
+    }
+
+    /// Asks for one's own address (RFC 8489) until there is an answer, for 20 s.
+    async fn answers(&self) -> bool {
+        let socket = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let mut question = vec![0x00, 0x01, 0x00, 0x00, 0x21, 0x12, 0xa4, 0x42];
+        question.extend_from_slice(b"are you up??");
+        let mut answer = [0; 256];
+        for _ in 0..200 {
+            socket.send_to(&question, self.address).await.unwrap();
+            let wait = Duration::from_millis(100);
+            if let Ok(Ok((20.., _))) = timeout(wait, socket.recv_from(&mut answer)).await {
+                return answer[..2] == [0x01, 0x01];
+            }
+        }
+        false
+    }
+
     pub(crate) async fn relay_with_our_client(&self) {
         relay_through(self.address, "user", "password").await;
     }
