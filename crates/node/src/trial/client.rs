@@ -44,6 +44,9 @@ const PUBLISH_AGAIN: Duration = Duration::from_secs(3);
 /// A look-up that takes longer has failed.
 const LOOK_UP_MAX: Duration = Duration::from_secs(15);
 
+/// Wrong look-ups that are described. Chosen: more say nothing new.
+const TOLD_MAX: usize = 20;
+
 /// Counts of what look-ups gave.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
@@ -52,6 +55,8 @@ pub(super) struct Tally {
     pub(super) wrong: u64,
     pub(super) missing: u64,
     pub(super) failed: u64,
+    /// What was wrong, in words. Bound: [`TOLD_MAX`].
+    pub(super) errors: Vec<String>,
     delays_ms: Vec<f64>,
 }
 
@@ -74,7 +79,7 @@ type Notice = (NameKey, Presence, Instant);
 
 enum Verdict {
     Right(Duration),
-    Wrong,
+    Wrong(String),
     Missing,
     Failed,
 }
@@ -199,8 +204,20 @@ impl Client {
             Some(newest) if lock(&self.truth).allows(newest, asked) => {
                 Verdict::Right(asked.elapsed())
             }
-            Some(_) => Verdict::Wrong,
+            Some(newest) => Verdict::Wrong(self.describe(asked, newest)),
         }
+    }
+}
+
+impl Client {
+    /// How wrong an answer with the record of this sequence is.
+    fn describe(&self, asked: Instant, sequence: u64) -> String {
+        let published = |(of, at): &(u64, Instant)| {
+            format!("{of} published {:.1} s before", (asked - *at).as_secs_f64())
+        };
+        let truth: Vec<String> = lock(&self.truth).0.iter().map(published).collect();
+        let took = asked.elapsed().as_secs_f64();
+        format!("{}: found {sequence} in {took:.1} s of {}", self.node, truth.join(", "))
     }
 }
 
@@ -364,7 +381,7 @@ impl Clients {
     pub(super) fn take_answers(&mut self, tally: &mut Tally) {
         while let Ok(verdict) = self.answers.try_recv() {
             self.under_way -= 1;
-            count(tally, &verdict);
+            count(tally, verdict);
         }
     }
 
@@ -373,7 +390,7 @@ impl Clients {
         while self.under_way > 0 {
             let Some(verdict) = self.answers.recv().await else { return };
             self.under_way -= 1;
-            count(tally, &verdict);
+            count(tally, verdict);
         }
     }
 
@@ -400,14 +417,19 @@ impl Clients {
     }
 }
 
-fn count(tally: &mut Tally, verdict: &Verdict) {
+fn count(tally: &mut Tally, verdict: Verdict) {
     tally.lookups += 1;
     match verdict {
         Verdict::Right(delay) => {
             tally.found += 1;
             tally.delays_ms.push(delay.as_secs_f64() * 1000.0);
         }
-        Verdict::Wrong => tally.wrong += 1,
+        Verdict::Wrong(how) => {
+            tally.wrong += 1;
+            if tally.errors.len() < TOLD_MAX {
+                tally.errors.push(how);
+            }
+        }
         Verdict::Missing => tally.missing += 1,
         Verdict::Failed => tally.failed += 1,
     }

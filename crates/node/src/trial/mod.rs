@@ -289,6 +289,7 @@ impl Trial {
         tell(format!("of {} that lost their super node {again} attached again", lost.len()));
         let (offline_lost, offline_checked) = self.check_offline().await;
         self.clients.finish(&mut self.tally).await;
+        self.tally.errors.drain(..).for_each(|error| tell(format!("wrong: {error}")));
         let percent = |part: usize| part as f64 * 100.0 / lost.len().max(1) as f64;
         Ok(TrialReport {
             scenario: self.config.scenario.name().to_owned(),
