@@ -42,8 +42,11 @@ const JITTER_SHARE_MS_MAX: f64 = 40.0;
 /// Jitter that counts for neither: of threads and sound servers on a quiet path. Chosen.
 const JITTER_SMALL_MS: f64 = 8.0;
 
-/// Time constant of the jitter of these two.
+/// Time constant of the jitter of these two; but jitter that passes (a queue that comes and goes)
+/// is left behind: no more than [`PASSING_FACTOR`] times the jitter over [`PASSING_MS`]. Chosen.
 const STEADY_MS: f64 = 10_000.0;
+const PASSING_MS: f64 = 2_000.0;
+const PASSING_FACTOR: f64 = 2.0;
 
 /// How fast the target falls, in ms per second, and how much faster from [`HIGH_MS`] on. Chosen.
 const FALL_MS_PER_S: f64 = 2.0;
@@ -187,8 +190,9 @@ pub struct DelayEstimator {
     aim_ms: f64,
     arrivals: u64,
     jitter_ms: f64,
-    /// The same over [`STEADY_MS`].
+    /// The same over [`STEADY_MS`], and over [`PASSING_MS`].
     steady_jitter_ms: f64,
+    passing_jitter_ms: f64,
     last_transit_ms: Option<f64>,
 }
 
@@ -207,6 +211,7 @@ impl Default for DelayEstimator {
             arrivals: 0,
             jitter_ms: 0.0,
             steady_jitter_ms: 0.0,
+            passing_jitter_ms: 0.0,
             last_transit_ms: None,
         }
     }
@@ -226,6 +231,7 @@ impl DelayEstimator {
         self.arrivals = 0;
         self.jitter_ms = 0.0;
         self.steady_jitter_ms = 0.0;
+        self.passing_jitter_ms = 0.0;
         self.last_transit_ms = None;
     }
 
@@ -237,8 +243,10 @@ impl DelayEstimator {
             // RFC 3550 section 6.4.1.
             let step_ms = (transit_ms - last).abs();
             self.jitter_ms += (step_ms - self.jitter_ms) / 16.0;
-            let share = (frame_ms / STEADY_MS).max(1.0 / self.arrivals.max(1) as f64).min(1.0);
-            self.steady_jitter_ms += share * (step_ms - self.steady_jitter_ms);
+            let least_share = 1.0 / self.arrivals.max(1) as f64;
+            let share = |over_ms: f64| (frame_ms / over_ms).max(least_share).min(1.0);
+            self.steady_jitter_ms += share(STEADY_MS) * (step_ms - self.steady_jitter_ms);
+            self.passing_jitter_ms += share(PASSING_MS) * (step_ms - self.passing_jitter_ms);
         }
         self.playable(transit_ms, frame_ms);
     }
@@ -320,8 +328,9 @@ impl DelayEstimator {
     }
 
     fn jitter_share_ms(&self) -> f64 {
-        let jitter_ms = (self.steady_jitter_ms - JITTER_SMALL_MS).max(0.0);
-        (JITTER_SHARE * jitter_ms).min(JITTER_SHARE_MS_MAX)
+        let passing_ms = PASSING_FACTOR * self.passing_jitter_ms;
+        let jitter_ms = self.steady_jitter_ms.min(passing_ms) - JITTER_SMALL_MS;
+        (JITTER_SHARE * jitter_ms).clamp(0.0, JITTER_SHARE_MS_MAX)
     }
 
     /// The base: the least the path took of late, in the receiver's time minus media time.
