@@ -194,6 +194,55 @@ fn a_published_user_is_found_from_every_super_node() {
 }
 
 #[test]
+fn whoever_moves_is_found_where_she_attached_though_another_survivor_holds_an_older_record() {
+    let mut world = joined(20);
+    let alice = world.device(1, Some("alice"));
+    let node = alice.trust.node();
+    let key = alice.trust.name_key(&"alice".parse().unwrap());
+    let keepers = world.nodes[0].1.keepers_of(world.now, &key);
+    let is_keeper = |node: &SuperNodeOverlay| keepers.contains(&node.own().node);
+    let others = (0..20).filter(|place| !is_keeper(&world.nodes[*place].1)).collect::<Vec<_>>();
+    let (home, refuge) = (others[0], others[1]);
+    world.nodes[home].1.attach(world.now, node);
+    let record = world.record(&alice, home, v1::Presence::Online);
+    world.nodes[home].1.publish(world.now, node, &record).unwrap();
+    world.run(Duration::from_secs(31));
+    // All but a keeper and the one that she flees to die at once, and nobody knows it yet.
+    let (refuge, keeper) = (world.nodes[refuge].1.own().node, keepers[0]);
+    world.nodes.retain(|(_, node)| [refuge, keeper].contains(&node.own().node));
+    let refuge = world.nodes.iter().position(|(_, node)| node.own().node == refuge).unwrap();
+    world.nodes[refuge].1.attach(world.now, node);
+    let record = world.record(&alice, refuge, v1::Presence::Online);
+    let sequence = world.now.unix.0;
+    world.nodes[refuge].1.publish(world.now, node, &record).unwrap();
+    world.collect();
+    world.wire.clear(); // The first store is lost.
+    for _ in 0..20 {
+        let answer = world.look_up(refuge, "alice");
+        assert_eq!(answer.found[0].record.sequence, sequence, "{:?}", answer.source);
+        assert_eq!(answer.found[0].presence(), v1::Presence::Online);
+    }
+}
+
+#[test]
+fn what_is_remembered_does_not_outlive_the_super_node_in_use() {
+    let mut world = joined(6);
+    let alice = world.device(1, Some("alice"));
+    let node = alice.trust.node();
+    world.nodes[1].1.attach(world.now, node);
+    let record = world.record(&alice, 1, v1::Presence::Online);
+    world.nodes[1].1.publish(world.now, node, &record).unwrap();
+    world.run(Duration::from_secs(1));
+    assert_eq!(world.look_up(0, "alice").found.len(), 1);
+    assert_eq!(world.look_up(0, "alice").source, Source::Cache);
+    world.nodes.remove(1);
+    world.run(Duration::from_secs(25));
+    let answer = world.look_up(0, "alice");
+    assert_ne!(answer.source, Source::Cache);
+    assert_eq!(answer.found[0].presence(), v1::Presence::Offline, "until she attaches elsewhere");
+}
+
+#[test]
 fn a_watcher_hears_of_a_vanished_device_within_a_second() {
     let mut world = joined(3);
     let (alice, bob) = (world.device(1, Some("alice")), world.device(2, Some("bob")));

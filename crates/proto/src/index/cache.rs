@@ -1,16 +1,16 @@
 //! What look-ups found lately, at the super node of the one who asked.
 //!
 //! Bounded in entries and in age; the entry filed first goes first. What nobody found is not
-//! cached,
-//! so that a user who has just come is found. Records in the cache were checked like all others: it
-//! cannot be poisoned, only be out of date by at most [`CACHE_LIFE`].
+//! cached, so that a user who has just come is found. Records in the cache were checked like all
+//! others: it cannot be poisoned, only be out of date by at most [`CACHE_LIFE`], and not where the
+//! super node that a record names is known to be dead.
 
 use std::{
     collections::{BTreeMap, VecDeque},
     time::{Duration, Instant},
 };
 
-use super::Found;
+use super::{Found, View};
 use crate::identity::NameKey;
 
 /// Names in the cache (chosen: 3 megabytes).
@@ -27,9 +27,12 @@ pub(super) struct Cache {
 }
 
 impl Cache {
-    pub(super) fn get(&self, now: Instant, key: &NameKey) -> Option<&Vec<Found>> {
+    /// What was found lately, unless a super node in use has died since: its devices are elsewhere
+    /// by now.
+    pub(super) fn get(&self, view: &View, key: &NameKey) -> Option<&Vec<Found>> {
         let (found, at) = self.names.get(key)?;
-        (now < *at + CACHE_LIFE).then_some(found)
+        let holds = view.now.instant < *at + CACHE_LIFE;
+        (holds && !found.iter().any(|one| one.lost_home(view))).then_some(found)
     }
 
     pub(super) fn put(&mut self, now: Instant, key: NameKey, found: Vec<Found>) {

@@ -195,6 +195,11 @@ impl Keeper {
         shard.range(key).iter().filter(|held| held.is_live(now)).collect()
     }
 
+    /// The same as results.
+    pub fn found(&self, now: UnixTime, key: &NameKey) -> Vec<Found> {
+        self.find(now, key).iter().map(|held| held.found()).collect()
+    }
+
     /// Whether "nothing" is an answer: whoever took the shard up just now, or does not hold it,
     /// cannot know.
     pub fn knows_all(&self, now: Instant, key: &NameKey) -> bool {

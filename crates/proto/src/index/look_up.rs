@@ -8,18 +8,21 @@
 //! ```
 //!
 //! Of several answers the highest sequence wins: records are signed, so a keeper can withhold or
-//! give an old one, never invent. A keeper that is contradicted by what others held long before
-//! loses its voice in the count for an hour. Who has seen several contradicted lately asks all 24
-//! at once: what hostile keepers cost is then traffic, not a round trip.
+//! give an old one, never invent. What this node itself came to hold counts with theirs. Who has
+//! seen several keepers contradicted lately ([`super::voices`]) asks all 24 at once: what hostile
+//! keepers cost is then traffic, not a round trip.
 
-use std::{
-    collections::BTreeMap,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, time::Instant};
 
 use bytes::Bytes;
 
-use super::{Found, Keeper, View, cache::Cache, keeper, patience::Patience};
+use super::{
+    Found, Keeper, View,
+    cache::Cache,
+    keeper,
+    patience::Patience,
+    voices::{Doubts, Reply, summary},
+};
 use crate::{
     clock::UnixTime,
     identity::{NameKey, NodeId},
@@ -33,10 +36,6 @@ use crate::{
 const ALIKE_CALM: usize = 5;
 const ALIKE_WARY: usize = 7;
 
-/// Contradicted keepers from which on the network counts as hostile (chosen: above what joins and
-/// deaths cause).
-const WARY_FROM: usize = 4;
-
 /// Keepers with the newest record that are enough when all are heard or time is up (chosen: who
 /// holds an older one may be behind, and the newest wins anyway).
 const ALIKE_AT_TIMEOUT: usize = 3;
@@ -48,13 +47,6 @@ const HEARD_OF_ALL: usize = 2 * ALIKE_WARY;
 
 /// Look-ups under way (chosen).
 const LOOK_UPS_MAX: usize = 16_384;
-
-/// Keepers whose contradictions are remembered (chosen).
-const CONTRADICTED_MAX: usize = 4096;
-
-/// Contradictions after which a keeper's voice does not count, and for how long (chosen).
-const CONTRADICTIONS_MAX: u32 = 3;
-const DISTRUST_TIME: Duration = Duration::from_secs(3600);
 
 /// A record older than this should have reached every keeper (chosen: above one hand-over).
 const SETTLED_MS: u64 = 60_000;
@@ -100,15 +92,6 @@ pub struct LookUpStatistics {
     pub by_nobody: u64,
 }
 
-#[derive(Clone, Debug)]
-enum Reply {
-    Awaited,
-    /// It cannot tell: asked too much, or took the shard up just now.
-    Refused,
-    /// Devices and the sequences of their records.
-    Found(Vec<(NodeId, u64)>),
-}
-
 struct Query {
     key: NameKey,
     replies: BTreeMap<NodeId, Reply>,
@@ -124,16 +107,13 @@ struct Query {
     asked_later: bool,
 }
 
-/// How often keepers were contradicted, and until when it is remembered.
-type Contradicted = BTreeMap<NodeId, (u32, Instant)>;
-
 /// Look-ups under way at this super node.
 #[derive(Default)]
 pub struct LookUps {
     queries: BTreeMap<u64, Query>,
     next_id: u64,
     cache: Cache,
-    contradicted: Contradicted,
+    doubts: Doubts,
     /// How long the first eight, and then the sixteen, may take.
     patience: Patience,
     out: Vec<(NodeId, Kind)>,
@@ -146,12 +126,14 @@ pub struct LookUps {
 
 impl LookUps {
     /// Starts a look-up; its answer comes from [`Self::take_answers`]. `fresh` bypasses the cache;
-    /// with `hold` it waits for [`Self::release`]. `None` if too many are under way.
+    /// with `hold` it waits for [`Self::release`]. `here` is what devices that are attached here
+    /// published under the name. `None` if too many are under way.
     pub fn look_up(
         &mut self,
         view: &View,
         keeper: &Keeper,
         (key, fresh): (NameKey, bool),
+        here: Vec<Found>,
         hold: bool,
     ) -> Option<u64> {
         if self.queries.len() + self.held.len() >= LOOK_UPS_MAX {
@@ -163,7 +145,7 @@ impl LookUps {
         if fresh {
             self.cache.forget(&key);
         }
-        if let Some(found) = self.cache.get(view.now.instant, &key) {
+        if let Some(found) = self.cache.get(view, &key) {
             let found = found.clone();
             self.statistics.cache_hits += 1;
             self.answers.push(Answer { look_up: id, key, found, source: Source::Cache });
@@ -172,7 +154,7 @@ impl LookUps {
         if hold {
             self.held.push((id, key));
         } else {
-            self.ask_keepers(view, keeper, id, key);
+            self.ask_keepers(view, keeper, id, key, here);
         }
         Some(id)
     }
@@ -185,11 +167,18 @@ impl LookUps {
     /// Starts what was held back.
     pub fn release(&mut self, view: &View, keeper: &Keeper) {
         for (id, key) in std::mem::take(&mut self.held) {
-            self.ask_keepers(view, keeper, id, key);
+            self.ask_keepers(view, keeper, id, key, Vec::new());
         }
     }
 
-    fn ask_keepers(&mut self, view: &View, keeper: &Keeper, id: u64, key: NameKey) {
+    fn ask_keepers(
+        &mut self,
+        view: &View,
+        keeper: &Keeper,
+        id: u64,
+        key: NameKey,
+        here: Vec<Found>,
+    ) {
         let placement = keeper.placement(view, shard_of(&key));
         let ranked = placement.ranked();
         let (first, more) = ranked.split_at(ranked.len().min(ASKED_FIRST));
@@ -204,8 +193,10 @@ impl LookUps {
             deadline: asked + self.patience.time(),
             asked_later: false,
         };
+        merge(&mut query.best, here);
+        merge(&mut query.best, keeper.found(view.now.unix, &key));
         ask(&mut query, &mut self.out, view, keeper, first, id);
-        if self.is_wary(view.now.instant) {
+        if self.doubts.is_wary(view.now.instant) {
             let more = std::mem::take(&mut query.more);
             ask(&mut query, &mut self.out, view, keeper, &more, id);
         }
@@ -230,7 +221,7 @@ impl LookUps {
 
     /// Keepers whose voice does not count at present.
     pub fn distrusted(&self) -> usize {
-        self.contradicted.values().filter(|(count, _)| *count >= CONTRADICTIONS_MAX).count()
+        self.doubts.distrusted()
     }
 
     /// When [`Self::handle_timeout`] has something to do.
@@ -253,9 +244,13 @@ impl LookUps {
         std::mem::take(&mut self.silent)
     }
 
-    /// The cached answer for this name is known to be out of date.
-    pub fn forget(&mut self, key: &NameKey) {
+    /// This node came to know something newer about a name: what is cached is out of date, and who
+    /// is looking the name up just now is told.
+    pub fn handle_news(&mut self, key: &NameKey, found: &[Found]) {
         self.cache.forget(key);
+        for query in self.queries.values_mut().filter(|query| query.key == *key) {
+            merge(&mut query.best, found.to_vec());
+        }
     }
 
     /// A keeper answered.
@@ -296,18 +291,12 @@ impl LookUps {
         }
     }
 
-    /// Whether several keepers have been contradicted lately.
-    fn is_wary(&self, now: Instant) -> bool {
-        let lately = self.contradicted.values().filter(|(_, until)| now < *until);
-        lately.take(WARY_FROM).count() >= WARY_FROM
-    }
-
     /// Decides whether the answers so far are enough.
     fn settle(&mut self, view: &View, keeper: &Keeper, id: u64) {
         let now = view.now.instant;
-        let wary = self.is_wary(now);
+        let wary = self.doubts.is_wary(now);
         let Some(query) = self.queries.get_mut(&id) else { return };
-        let voices = count(query, &self.contradicted, now);
+        let voices = self.doubts.count(&query.replies, &query.best, now);
         let all_in = voices.awaited == 0 || query.deadline <= now;
         let known = !query.best.is_empty();
         let all_asked = query.more.is_empty();
@@ -338,14 +327,19 @@ impl LookUps {
     fn finish(&mut self, view: &View, id: u64) {
         let Some(query) = self.queries.remove(&id) else { return };
         self.judge(view, &query);
-        // What only those hold who do not know all may be out of date, and is not remembered.
-        let voices = count(&query, &self.contradicted, view.now.instant);
-        let has_voice = voices.alike > 0 || is_fresh(&query, view.now.unix);
-        let attached = |home: NodeId| home == view.own.0 || view.table.is_present(&home);
+        // What few hold, or only those who do not know all, is not remembered unless it is new: it
+        // may be out of date.
+        let voices = self.doubts.count(&query.replies, &query.best, view.now.instant);
+        let is_sure = voices.alike >= ALIKE_AT_TIMEOUT
+            || voices.alike * 2 > query.replies.len()
+            || is_fresh(&query, view.now.unix);
         let mut found: Vec<Found> = query.best.into_values().collect();
+        if !found.is_empty() && is_sure {
+            self.cache.put(view.now.instant, query.key, found.clone());
+        }
         for one in &mut found {
             // The super node in use is dead: the device will attach elsewhere and say so.
-            if one.departed.is_none() && one.record.home().is_some_and(|home| !attached(home)) {
+            if one.lost_home(view) {
                 one.departed = Some(view.now.unix);
             }
         }
@@ -358,9 +352,6 @@ impl LookUps {
             Source::Nobody => self.statistics.by_nobody += 1,
             Source::MoreKeepers => self.statistics.by_more_keepers += 1,
             _ => self.statistics.by_keepers += 1,
-        }
-        if !found.is_empty() && has_voice {
-            self.cache.put(view.now.instant, query.key, found.clone());
         }
         self.answers.push(Answer { look_up: id, key: query.key, found, source });
     }
@@ -386,23 +377,11 @@ impl LookUps {
                 !told.iter().any(|(other, told)| other == device && told >= sequence)
             };
             if settled.iter().any(lacks) {
-                self.contradict(view.now.instant, *node);
+                self.doubts.contradict(view.now.instant, *node);
             } else {
-                self.contradicted.remove(node);
+                self.doubts.absolve(node);
             }
         }
-    }
-
-    fn contradict(&mut self, now: Instant, node: NodeId) {
-        if self.contradicted.len() >= CONTRADICTED_MAX && !self.contradicted.contains_key(&node) {
-            self.contradicted.retain(|_, (_, until)| now < *until);
-            if self.contradicted.len() >= CONTRADICTED_MAX {
-                return;
-            }
-        }
-        let entry = self.contradicted.entry(node).or_insert((0, now));
-        entry.0 += 1;
-        entry.1 = now + DISTRUST_TIME;
     }
 }
 
@@ -419,12 +398,10 @@ fn ask(
 ) {
     for node in nodes {
         if *node == view.own.0 {
-            let held = keeper.find(view.now.unix, &query.key);
-            let found: Vec<Found> = held.iter().map(|held| held.found()).collect();
+            let held = keeper.found(view.now.unix, &query.key);
             let knows = keeper.knows_all(view.now.instant, &query.key);
-            let told = Reply::Found(found.iter().map(summary).collect());
+            let told = Reply::Found(held.iter().map(summary).collect());
             query.replies.insert(*node, if knows { told } else { Reply::Refused });
-            merge(&mut query.best, found);
             continue;
         }
         query.replies.insert(*node, Reply::Awaited);
@@ -440,43 +417,6 @@ fn merge(best: &mut BTreeMap<NodeId, Found>, found: Vec<Found>) {
             best.insert(device, one);
         }
     }
-}
-
-fn summary(found: &Found) -> (NodeId, u64) {
-    (found.record.device, found.record.sequence)
-}
-
-/// What the keepers of a look-up said so far.
-#[derive(Default)]
-struct Voices {
-    /// They hold the newest record of every device.
-    alike: usize,
-    /// They know all of the shard and answered, whatever it was.
-    heard: usize,
-    awaited: usize,
-}
-
-fn count(query: &Query, contradicted: &Contradicted, now: Instant) -> Voices {
-    let best: Vec<_> = query.best.values().map(summary).collect();
-    let trusted = |node: &NodeId| {
-        !contradicted
-            .get(node)
-            .is_some_and(|(count, until)| *count >= CONTRADICTIONS_MAX && now < *until)
-    };
-    let mut voices = Voices::default();
-    for (node, reply) in &query.replies {
-        match reply {
-            Reply::Awaited => {
-                voices.awaited += 1;
-                continue;
-            }
-            Reply::Refused => continue,
-            Reply::Found(found) if trusted(node) && *found == best => voices.alike += 1,
-            Reply::Found(_) => {}
-        }
-        voices.heard += 1;
-    }
-    voices
 }
 
 /// Whether the newest record is so new that few keepers need have it.

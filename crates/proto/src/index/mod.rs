@@ -18,6 +18,7 @@ mod publisher;
 mod record;
 mod stored;
 mod transfer;
+mod voices;
 mod wildcard;
 
 pub use cache::{CACHE_LIFE, CACHED_NAMES_MAX};
@@ -75,6 +76,13 @@ impl Found {
     pub fn last_seen(&self) -> Option<UnixTime> {
         let offline = self.presence() == v1::Presence::Offline;
         offline.then(|| self.departed.unwrap_or(UnixTime(self.record.sequence)))
+    }
+
+    /// Whether the super node that the record names as in use is gone, and nobody said what became
+    /// of the device.
+    pub fn lost_home(&self, view: &View) -> bool {
+        let present = |home: NodeId| home == view.own.0 || view.table.is_present(&home);
+        self.departed.is_none() && self.record.home().is_some_and(|home| !present(home))
     }
 
     /// Higher replaces lower: newest record, and a departure beats none.

@@ -8,7 +8,7 @@
 //! is known to be: all keepers may have died at once.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -16,7 +16,7 @@ use std::{
 use bytes::Bytes;
 use prost::Message;
 
-use super::{Keeper, StoreResult, View, record::UserRecord};
+use super::{Found, Keeper, StoreResult, View, record::UserRecord};
 use crate::{
     identity::{NameKey, NodeId},
     overlay::placement::shard_of,
@@ -89,6 +89,8 @@ struct Pending {
 #[derive(Default)]
 pub struct Publisher {
     attached: BTreeMap<NodeId, Attached>,
+    /// The attached devices that published under a name.
+    names: BTreeSet<(NameKey, NodeId)>,
     pending: BTreeMap<u64, Pending>,
     deadlines: VecDeque<(Instant, u64)>,
     next_request: u64,
@@ -124,6 +126,14 @@ impl Publisher {
     /// The record that an attached device published last.
     pub fn record(&self, device: &NodeId) -> Option<&Arc<UserRecord>> {
         self.attached.get(device)?.record.as_ref()
+    }
+
+    /// What the devices attached here published last under a name.
+    pub fn found_here(&self, key: &NameKey) -> Vec<Found> {
+        let (first, last) = ((*key, NodeId([0; 16])), (*key, NodeId([0xFF; 16])));
+        let devices = self.names.range(first..=last);
+        let records = devices.filter_map(|(_, device)| self.record(device));
+        records.map(|record| Found { record: record.clone(), departed: None }).collect()
     }
 
     /// Stores awaiting answers.
@@ -236,7 +246,10 @@ impl Publisher {
             attached.terms_filed_ms = view.now.unix.0;
             attached.terms = terms;
         }
-        attached.record = Some(record);
+        if let Some(before) = attached.record.replace(record.clone()) {
+            self.names.remove(&(before.name_key, device));
+        }
+        self.names.insert((record.name_key, device));
         let mut changed = Vec::new();
         for key in keys {
             let entry = v1::Entry {
@@ -253,6 +266,7 @@ impl Publisher {
     pub fn detach(&mut self, view: &View, keeper: &mut Keeper, device: NodeId) -> Vec<NameKey> {
         let Some(attached) = self.attached.remove(&device) else { return Vec::new() };
         let Some(record) = attached.record else { return Vec::new() };
+        self.names.remove(&(record.name_key, device));
         let mut departure = v1::Departure {
             device: Bytes::copy_from_slice(&device.0),
             super_node: Bytes::copy_from_slice(&view.own.0.0),

@@ -114,8 +114,9 @@ impl SuperNodeOverlay {
         let Some(key) = NameKey::from_slice(&event.key) else { return };
         let view = view(&self.membership, &self.config, self.trust.as_ref(), now);
         let found = event.entries.iter().filter_map(|e| crate::index::check_entry(&view, &key, e));
-        self.watching.handle_found(&key, found.collect());
-        self.look_ups.forget(&key);
+        let found: Vec<_> = found.collect();
+        self.look_ups.handle_news(&key, &found);
+        self.watching.handle_found(&key, found);
     }
 
     fn handle_wildcard_find(&mut self, now: Now, from: NodeId, find: &v1::WildcardFind) {
@@ -140,7 +141,8 @@ impl SuperNodeOverlay {
                 let event = v1::WatchEvent { key: Bytes::copy_from_slice(&key.0), entries };
                 self.send(now, watcher, Kind::WatchEvent(event));
             }
-            let found = self.keeper.find(now.unix, &key).iter().map(|h| h.found()).collect();
+            let found = self.keeper.found(now.unix, &key);
+            self.look_ups.handle_news(&key, &found);
             self.watching.handle_found(&key, found);
         }
     }

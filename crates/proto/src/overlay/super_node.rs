@@ -322,7 +322,8 @@ impl SuperNodeOverlay {
         let view = view(&self.membership, &self.config, self.trust.as_ref(), now);
         let changed = self.publisher.publish(&view, &mut self.keeper, device, record)?;
         if let Some(record) = self.publisher.record(&device) {
-            self.look_ups.forget(&record.name_key);
+            let found = self.publisher.found_here(&record.name_key);
+            self.look_ups.handle_news(&record.name_key, &found);
         }
         self.tell_watchers(now, changed);
         self.drain(now);
@@ -343,7 +344,8 @@ impl SuperNodeOverlay {
         }
         let view = view(&self.membership, &self.config, self.trust.as_ref(), now);
         let hold = self.is_entering();
-        let id = self.look_ups.look_up(&view, &self.keeper, (key, fresh), hold);
+        let here = self.publisher.found_here(&key);
+        let id = self.look_ups.look_up(&view, &self.keeper, (key, fresh), here, hold);
         self.drain(now);
         id.ok_or(Refused::Busy)
     }
