@@ -411,6 +411,26 @@ fn the_death_of_one_super_node_is_noticed_and_its_return_too() {
 }
 
 #[test]
+fn a_newcomer_of_whom_only_its_contact_heard_is_known_to_all_after_a_few_pings() {
+    const MEMBERS: usize = 8;
+    let mut world = joined(MEMBERS as u8);
+    world.add_super_node(MEMBERS as u8);
+    let (contact, newcomer) = (world.nodes[0].0, world.nodes[MEMBERS].0);
+    for _ in 0..400 {
+        let heard = |to: &SocketAddr| *to == contact || *to == newcomer;
+        world.wire.retain(|(_, from, to, _)| heard(from) && heard(to));
+        world.run(Duration::from_millis(10));
+    }
+    let known = |world: &World| {
+        let nodes = world.nodes.iter();
+        nodes.filter(|(_, node)| node.status().members == MEMBERS + 1).count()
+    };
+    assert_eq!(known(&world), 2, "only the two that could talk");
+    world.run(Duration::from_secs(30));
+    assert_eq!(known(&world), MEMBERS + 1);
+}
+
+#[test]
 fn an_unproven_address_never_gets_more_than_it_sent() {
     let mut world = joined(1);
     let victim: SocketAddr = "127.9.9.9:9".parse().unwrap();

@@ -315,14 +315,16 @@ impl Membership {
             self.pass_on_pong(from, pong);
         }
         let answered = self.probes.get(&pong.request).is_some_and(|probe| probe.node == reached);
-        if !answered {
+        if answered {
+            self.probes.remove(&pong.request);
+        }
+        if !answered || reached != from {
             return;
         }
-        self.probes.remove(&pong.request);
-        let suspected = self.suspected_incarnation(&reached);
-        if reached == from && suspected != 0 {
+        self.compare_hash(now.instant, from, pong.membership);
+        if self.suspected_incarnation(&from) != 0 {
             // It answers: let it refute, and look for more of its side of a healed partition.
-            self.ping(now.instant, reached);
+            self.ping(now.instant, from);
             self.next_dead_probe = self.next_dead_probe.min(now.instant + HEALING_PROBE_PERIOD);
         }
     }
@@ -416,12 +418,8 @@ impl Membership {
     }
 
     fn expire_probes(&mut self, now: Now) {
-        let due: Vec<u64> = self
-            .probes
-            .iter()
-            .filter(|(_, probe)| probe.deadline <= now.instant)
-            .map(|(request, _)| *request)
-            .collect();
+        let late = self.probes.iter().filter(|(_, probe)| probe.deadline <= now.instant);
+        let due: Vec<u64> = late.map(|(request, _)| *request).collect();
         for request in due {
             let Some(mut probe) = self.probes.remove(&request) else { continue };
             if !self.table.is_present(&probe.node) {

@@ -11,6 +11,12 @@
 //!
 //! A member that one side holds for dead at the same incarnation is not resurrected: the other side
 //! is told the suspicion, pings the member itself, and the member refutes if it lives.
+//!
+//! Every `reconcile_period` the partner is a random member. Besides, pings and their answers carry
+//! a hash over the whole table: who hears a different one while its own table has been quiet for
+//! [`NEWS_TIME`] lacks something that is not on its way, and compares with that member at once.
+
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use prost::Message;
@@ -29,6 +35,10 @@ use crate::{
 /// Most buckets that one reconciliation lists (chosen: a burst of at most so many datagrams).
 const BUCKETS_PER_RECONCILE: usize = 24;
 
+/// How long after a change differing hashes may only mean that news is on its way (chosen: three
+/// slow hops). In a network where something changes more often the regular round has to do.
+const NEWS_TIME: Duration = Duration::from_secs(3);
+
 /// Bytes of one member in a listing: 8 of its id, 8 of its incarnation.
 const LISTED_BYTES: usize = 16;
 
@@ -41,6 +51,13 @@ impl Membership {
         let Some(partner) = self.table.random(&mut self.rng, alive) else { return };
         let partner = partner.super_node.node;
         self.reconcile_with(partner);
+    }
+
+    /// Compares tables with who answered a ping with this hash over its table, if that must differ.
+    pub(super) fn compare_hash(&mut self, now: Instant, partner: NodeId, hash: u64) {
+        if hash != self.hash() && self.table.is_quiet(now, NEWS_TIME) {
+            self.reconcile_with(partner);
+        }
     }
 
     /// Compares tables with `partner` now.

@@ -16,7 +16,7 @@
 use std::{
     hash::{BuildHasherDefault, Hasher},
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use indexmap::IndexMap;
@@ -95,6 +95,7 @@ pub struct Table {
     buckets: Vec<Bucket>,
     present: usize,
     hash: u64,
+    changed: Option<Instant>,
 }
 
 #[derive(Default, Clone)]
@@ -125,6 +126,11 @@ impl Table {
         self.hash
     }
 
+    /// Whether nothing changed for this long.
+    pub fn is_quiet(&self, now: Instant, span: Duration) -> bool {
+        self.changed.is_none_or(|at| now >= at + span)
+    }
+
     /// What is known of `node`.
     pub fn get(&self, node: &NodeId) -> Option<&Member> {
         self.members.get(node)
@@ -150,6 +156,7 @@ impl Table {
         if before.is_none() && self.members.len() >= MEMBERS_MAX {
             return None;
         }
+        self.changed = Some(now);
         self.unlink(&node);
         let known = self.members.get(&node);
         let load_percent = known.map_or(0, |member| member.load_percent);
@@ -164,6 +171,7 @@ impl Table {
 
     /// Moves a known member to another state.
     pub fn set_state(&mut self, now: Instant, node: &NodeId, state: State) {
+        self.changed = Some(now);
         self.unlink(node);
         if let Some(member) = self.members.get_mut(node) {
             member.state = state;
