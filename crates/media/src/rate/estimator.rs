@@ -67,9 +67,11 @@ const VERY_NARROW: f64 = 20_000.0;
 /// Bit/s below which more than was proven is tried with care: there a queue is deep at once.
 const LOW: f64 = 16_000.0;
 
-/// Once full, a path is filled to this share of what got through, and probed for more only after a
+/// Once full, a path is filled to this share of what got through (a narrow one less: reports and
+/// signalling, which are all packets of a few, need room too), and probed for more only after a
 /// while, longer each time that the answer was the same.
 const FILL: f64 = 0.98;
+const FILL_NARROW: f64 = 0.92;
 const PROBE_AFTER: Duration = Duration::from_secs(8);
 const PROBE_AFTER_MAX: Duration = Duration::from_secs(64);
 
@@ -206,7 +208,7 @@ impl PathEstimator {
     /// Notes a packet sent, with its length on the wire.
     pub(super) fn sent(&mut self, now: Instant, sequence: u16, wire_bytes: usize) {
         self.sent[usize::from(sequence) % SENT] = Some((sequence, now, wire_bytes));
-        self.sizes.sent(now, wire_bytes);
+        self.sizes.sent(now, wire_bytes, self.rate);
         self.last_sent = Some(now);
         let path = SilentPath {
             rate: self.rate,
@@ -282,13 +284,13 @@ impl PathEstimator {
         Some(Told { sent_ms, wire_bytes, queueing_ms, longer_ms })
     }
 
-    /// How much longer than the shortest packets of late one takes on a slow path.
+    /// How much longer than the quickest packets of late one takes on a slow path.
     fn longer_ms(&self, wire_bytes: usize) -> f64 {
         if self.rate > NARROW {
             return 0.0;
         }
         let rate = self.capacity.unwrap_or(self.rate).max(self.rate);
-        self.sizes.beyond_least(wire_bytes) * 8e3 / rate
+        self.sizes.longer_ms(wire_bytes, rate)
     }
 
     /// The newest packet of which a report about `newest` decides whether it was lost: the last two
@@ -328,8 +330,10 @@ impl PathEstimator {
                 if !held {
                     self.drain_until = None;
                 }
-                // Growing beyond what is used proves nothing about the path.
-                if !held && self.rate < using * 1.3 + 4_000.0 {
+                // Growing beyond what is used proves nothing about the path; and a full queue that
+                // receivers take for the way itself is not seen in reports.
+                let hidden = self.rate < NARROW && self.deep.stands();
+                if !held && !hidden && self.rate < using * 1.3 + 4_000.0 {
                     self.grow(now, seconds);
                 }
             }
@@ -352,8 +356,11 @@ impl PathEstimator {
                 self.probe_at = self.probe_at.or(now.checked_add(self.probe_after));
             }
         }
-        if let (Some(_), Some(busy), true) = (self.capacity, window.busy, self.rate < NARROW) {
-            self.capacity = Some(busy);
+        let narrow = self.rate < NARROW;
+        if let (Some(capacity), Some(busy), true) = (self.capacity, window.busy, narrow) {
+            // Without a queue that stands, what came through is what was sent: never all there is.
+            let stands = window.stands(self.foreign_ms, self.rate);
+            self.capacity = Some(if stands { busy } else { capacity.max(busy) });
             if self.rate < LOW {
                 self.probe_at = now.checked_add(self.probe_after * PATIENCE_LOW);
             }
@@ -376,7 +383,7 @@ impl PathEstimator {
             self.rate *= growth.powf(seconds);
             return;
         };
-        let full = capacity * FILL;
+        let full = capacity * if self.rate < NARROW { FILL_NARROW } else { FILL };
         if self.rate < full {
             let wide = self.rate > NARROW;
             let growth = if wide { INCREASE_PER_S_PROVEN } else { INCREASE_PER_S };

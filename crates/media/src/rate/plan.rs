@@ -21,7 +21,7 @@ const LOW_DELAY_BITS_PER_S_MIN: f64 = 40_000.0;
 /// be one of 240 ms. Chosen on the figures of `docs/measurements/voice.md`: below 9 kbit/s a
 /// kbit/s more is worth 0.5 of PESQ, and each bundle costs its length twice, collected and sent.
 const ALONE_BITS_PER_S_MIN: f64 = 9_000.0;
-const BUNDLED_BITS_PER_S_MIN: f64 = 7_500.0;
+const BUNDLED_BITS_PER_S_MIN: f64 = 8_200.0;
 
 /// How bad the path is, in steps that are left only after a while (see [`Severity::of`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -309,6 +309,11 @@ impl Window {
         self.least_ms < clear_ms && !self.is_saturated() && !stands_now
     }
 
+    /// None of its packets found the queue empty.
+    pub(super) fn stands(&self, foreign_ms: f64, rate: f64) -> bool {
+        self.least_ms > self.standing_ms(foreign_ms, rate)
+    }
+
     pub(super) fn is_saturated(&self) -> bool {
         self.least_ms >= QUEUEING_MS_MAX
     }
@@ -325,6 +330,6 @@ impl Window {
         // What somebody else's queue was taken for is no excuse for one beyond all telling.
         let lost_max = if round_trip_ms > SLOW_MS { LOST_MAX_SLOW } else { LOST_MAX };
         let full = self.is_saturated() || self.lost > lost_max;
-        self.least_ms > standing_ms || full || (self.lost > FULL_LOST && growing)
+        self.stands(foreign_ms, rate) || full || (self.lost > FULL_LOST && growing)
     }
 }

@@ -297,7 +297,8 @@ impl Node {
         if key.is_none() {
             tracing::info!("without account.key the buddy list stays on this device: log in again");
         }
-        Ok(key.map(|key| KeepingConfig { access: self.login.clone(), key }))
+        let (access, room) = (self.login.clone(), self.voice.room().clone());
+        Ok(key.map(|key| KeepingConfig { access, key, room }))
     }
 
     /// Where mutual buddies may connect to this device, asked anew each time: networks change.

@@ -2,9 +2,9 @@
 //! devices of a user have one list.
 //!
 //! ```text
-//! change ─ debounce ─▶ get parts ─▶ open, merge into ours ─▶ same? done
-//!                          ▲                                  │ no
-//!                          └───── version conflict ──── seal, put parts
+//! change ─ debounce ─ room? ─▶ get parts ─▶ open, merge into ours ─▶ same? done
+//!                                 ▲                                  │ no
+//!                                 └───── version conflict ──── seal, put parts
 //! ```
 //!
 //! Whichever device comes second finds a newer version there, takes it in and stores the joined
@@ -27,6 +27,7 @@ use crate::{
     account::AccountError,
     login_access::{Line, LoginAccess},
     login_server::{client::LoginError, random_seed},
+    room::Room,
 };
 
 /// Changes within this time are stored together. Chosen: a person adds several buddies in a row.
@@ -49,6 +50,8 @@ pub struct KeepingConfig {
     pub(crate) access: LoginAccess,
     /// Opens what is kept there.
     pub(crate) key: AccountKey,
+    /// A call with little room goes first.
+    pub(crate) room: Room,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -67,10 +70,11 @@ enum KeepingError {
 
 /// Stores the list at the login server after each change, until the node ends.
 pub(super) async fn run(config: KeepingConfig, own: UserName, people: People, dirty: Arc<Notify>) {
-    let KeepingConfig { access, key } = config;
+    let KeepingConfig { access, key, room } = config;
     let mut pause = RETRY;
     let _ = timeout(spread(FIRST), dirty.notified()).await;
     loop {
+        room.for_chores().await;
         let next = match keep(&access, &key, &own, &people).await {
             Ok(()) => {
                 pause = RETRY;

@@ -1,7 +1,7 @@
 //! Whose voice counts in a look-up, and how many say the same.
 //!
-//! A keeper that is contradicted by what others held long before loses its voice for an hour once it
-//! has happened thrice; one that says what the others say is absolved. Bound:
+//! A keeper that is contradicted by what others held long before loses its voice for an hour once
+//! it has happened thrice; one that says what the others say is absolved. Bound:
 //! [`CONTRADICTED_MAX`] keepers are remembered.
 
 use std::{
