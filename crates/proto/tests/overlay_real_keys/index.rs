@@ -8,7 +8,6 @@ use cooee_proto::{
     overlay::{Output, SuperNodeOverlay, Trust},
     wire::v1,
 };
-use prost::Message;
 
 use crate::world::{ONE_WAY, World, joined};
 

@@ -13,7 +13,7 @@ use cooee_proto::{
         Certificate, CertificateRequest, NetworkKey, NodeKey, RevocationList, Role, Roles, UserName,
     },
     index::RECORD_LIFE_HOURS,
-    overlay::{NetworkTrust, Output, OverlayConfig, SuperNodeOverlay, Trust, sealed::Sealed},
+    overlay::{NetworkTrust, Output, OverlayConfig, SuperNodeOverlay, sealed::Sealed},
     wire::v1,
 };
 use prost::Message;
