@@ -47,6 +47,8 @@ const LIFE_ANSWER: Duration = Duration::from_millis(1000);
 /// What the handles want.
 pub(super) enum Command {
     NetworkChanged,
+    /// Somebody waits for a connection.
+    Wanted,
     SetBootstrap(Vec<SocketAddr>),
     Stop,
 }
@@ -131,6 +133,7 @@ impl Driver {
             tokio::select! {
                 command = commands.recv() => match command {
                     Some(Command::NetworkChanged) => self.handle_network_change(),
+                    Some(Command::Wanted) => self.machine.handle_wanted(self.now()),
                     Some(Command::SetBootstrap(addresses)) => {
                         self.machine.set_bootstrap(self.now(), addresses);
                     }

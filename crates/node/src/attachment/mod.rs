@@ -434,6 +434,10 @@ impl Attachment {
     }
 
     async fn wait_for_connection(&self) -> Result<(), TransportError> {
+        if !matches!(*self.status.borrow(), Status::Attached { .. }) {
+            // A full queue of commands has others that want the same.
+            let _ = self.commands.try_send(Command::Wanted);
+        }
         let waited = tokio::time::timeout(REATTACH_TIME, self.attached()).await;
         waited.unwrap_or(Err(TransportError::TimedOut("super node"))).map(|_| ())
     }

@@ -51,6 +51,10 @@ const WARM_SPREAD: Duration = Duration::from_millis(1000);
 /// with what the user is waiting for. Chosen.
 const WARM_AFTER: Duration = Duration::from_millis(1500);
 
+/// An attempt younger than this is waited for by who wants a super node now. Chosen: above three
+/// round trips of 400 ms.
+const WANTED_AFTER: Duration = Duration::from_millis(1500);
+
 /// A connection that is authenticated and greeted.
 #[derive(Clone, Debug)]
 struct Held {
@@ -139,6 +143,17 @@ impl Attachment {
         self.abandon_where(|_| true);
         self.new_round(now);
         self.advance(now);
+    }
+
+    /// Somebody waits for a super node: pauses end, and attempts that began while the network was
+    /// worse are not waited for. They stay; within their bound others begin beside them.
+    pub fn handle_wanted(&mut self, now: Now) {
+        let is_young = |attempt: &Attempt| now.instant < attempt.started + WANTED_AFTER;
+        if self.in_use.is_none() && !self.attempts.values().any(is_young) {
+            self.new_round(now);
+            self.round.next_start = Some(now.instant);
+            self.advance(now);
+        }
     }
 
     /// A probe was answered.

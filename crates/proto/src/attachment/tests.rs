@@ -286,6 +286,23 @@ fn with_everything_blocked_the_races_become_rare_and_end_when_the_network_is_bac
 }
 
 #[test]
+fn who_wants_a_super_node_waits_for_no_pause_and_no_attempt_that_hangs() {
+    for spent in [Duration::from_secs(3), Duration::from_secs(200), Duration::from_secs(1000)] {
+        let mut world = World::new(&[1, 2]).all_tcp(&Tcp::Dropped).no_udp();
+        world.start();
+        world.run_for(spent);
+        world.tcp = [1, 2].into_iter().map(|n| (host(n), Tcp::Attaches(n))).collect();
+        let before = world.connects.len();
+        for _ in 0..100 {
+            world.machine.handle_wanted(world.now);
+        }
+        world.run_for(Duration::from_secs(2));
+        assert!(world.in_use().is_some(), "{spent:?}");
+        assert!(world.connects.len() - before <= 12, "{} attempts", world.connects.len() - before);
+    }
+}
+
+#[test]
 fn a_change_of_network_checks_what_is_held_and_races_beside_it() {
     let mut world = World::new(&[1, 2, 3]);
     world.start();
